@@ -1,0 +1,1 @@
+"""From files to 12 kHz mono samples."""

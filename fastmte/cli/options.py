@@ -1,0 +1,45 @@
+"""Options that more than one command has, in alphabetical order."""
+
+from pathlib import Path
+
+import click
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+mel_preset = click.option(
+    "--mel",
+    "mel_preset",
+    type=click.Choice(["mtg2019", "mtg2023"]),
+    default="mtg2019",
+    show_default=True,
+    help="Definition of the mel spectrogram; pretrained MTG weights need mtg2019.",
+)
+output_file = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="File to write.",
+)
+output_folder = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder to write.",
+)
+seed = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of all random choices."
+)
+split = click.option(
+    "--split",
+    type=click.IntRange(0, 4),
+    default=0,
+    show_default=True,
+    help="Which of the five splits of MTG-Jamendo.",
+)
+workers = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=None,
+    help="Decoder processes  [default: one a core]",
+)

@@ -1,0 +1,1 @@
+"""Songs, labels and collections as files."""

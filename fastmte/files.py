@@ -1,0 +1,46 @@
+"""Files that are either whole or not there."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears under ``path`` only when the block ends without an error.
+
+    The bytes go to a temporary file in the same folder, are synced, and take the
+    name in one step, so that a crash leaves the old file or the new one.
+
+    Args:
+        path: the file to write.
+        mode: ``"w"`` (UTF-8 text, newlines as written) or ``"wb"``.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with open(temporary, mode, **text) as file:  # type: ignore[call-overload]
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

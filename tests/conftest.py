@@ -1,0 +1,37 @@
+"""Fixtures of all tests."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+HAVE_CUDA = torch.cuda.is_available()
+if os.environ.get("FASTMTE_REQUIRE_CUDA") == "1" and not HAVE_CUDA:
+    raise RuntimeError("FASTMTE_REQUIRE_CUDA=1, but torch sees no CUDA device")
+
+SHARED = Path(os.environ.get("FASTMTE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not HAVE_CUDA, reason="no CUDA"))]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of published data, which a user's clone does not have."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the published data is not here (FASTMTE_SHARED)")
+    return SHARED
