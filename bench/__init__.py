@@ -1,0 +1,1 @@
+"""Benchmarks: every kernel beside what a user would pick instead."""
