@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from fastmte import __version__
 from fastmte.errors import InputError
 
 # Spinning OpenMP threads of torch and numba slow each other down on few cores.
@@ -63,7 +64,7 @@ def _one_line(error: Exception) -> str:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="fastmte")
+@click.version_option(__version__, prog_name="fastmte")
 def main() -> None:
     """Tag music with moods and themes by ensembles over partitions of the label space.
 

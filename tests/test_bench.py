@@ -1,0 +1,93 @@
+"""The benchmarks' own machinery; what they measure is not asserted anywhere."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "bench").is_dir():
+    pytest.skip("the benchmarks are not part of an installed package", allow_module_level=True)
+sys.path.insert(0, str(ROOT))
+
+from bench import paper, table  # noqa: E402
+from fastmte.cli import COMMANDS  # noqa: E402
+
+BENCH = """
+import torch
+def test_sum(versus):
+    x = torch.ones(1000)
+    versus(lambda: x.sum(), lambda: sum(x.tolist()) * torch.ones(()), what="sum", size="1000",
+           instead="a loop", limit=("copy", lambda: x.clone()), rounds=4)
+def test_wrong(versus):
+    versus(lambda: torch.ones(2), lambda: torch.zeros(2), what="w", size="1", instead="i")
+"""
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Run two small benchmarks in a pytest of their own; return its exit code and JSON."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "bench_small.py").write_text(BENCH)
+    (folder / "conftest.py").write_text((ROOT / "bench" / "conftest.py").read_text())
+    command = [sys.executable, "-m", "pytest", "-q", "bench_small.py", "-p", "no:cacheprovider"]
+    command += ["--benchmark-json=out.json", "-c", "/dev/null", "--rootdir=."]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done, json.loads((folder / "out.json").read_text())
+
+
+def test_versus_refuses_sides_that_differ(result):
+    done, _ = result
+    assert "1 failed, 1 passed" in done.stdout, done.stdout
+
+
+def test_versus_keeps_the_paired_ratio_and_the_limit(result):
+    _, kept = result
+    info = kept["benchmarks"][0]["extra_info"]
+    low, high = info["speedup_quartiles"]
+    assert 0 < low <= info["speedup"] <= high
+    assert info["of_limit"] > 0 and info["threads"] == 1
+    assert info["instead_seconds"] > 0 and info["seconds"] > 0
+
+
+def test_results_do_not_name_the_machine(result):
+    assert set(result[1]["machine_info"]) == {"cpu", "cores", "python", "torch"}
+
+
+def test_the_table_has_a_row_a_benchmark(result, tmp_path):
+    (tmp_path / "a.json").write_text(
+        json.dumps(result[1] | {"benchmarks": result[1]["benchmarks"][:1]})
+    )
+    text = table.table(tmp_path)
+    assert "| sum | 1000 | a loop |" in text
+    assert "of a copy" in text
+
+
+def test_the_readme_has_the_table_of_the_results():
+    readme = (ROOT / "README.md").read_text()
+    assert readme == table.replaced(readme, table.table())
+
+
+def test_the_readme_names_only_commands_that_exist():
+    blocks = (ROOT / "README.md").read_text().split("```sh")[1:]
+    shell = "\n".join(block.partition("```")[0] for block in blocks)
+    named = set(re.findall(r"^fastmte (\w+)", shell, re.M))
+    assert named and named <= set(COMMANDS)
+
+
+def test_the_papers_dkmeans_by_hand():
+    points = np.array([[0.0], [1.0], [5.0], [6.0]])
+    np.testing.assert_array_equal(paper.dissimilar_kmeans(points, np.array([0, 1])), [0, 1, 1, 0])
+
+
+def test_the_papers_merge_puts_labels_in_order():
+    members = [lambda mels: mels[:, [0, 0]], lambda mels: mels[:, [1]]]
+    parts = [torch.tensor([2, 0]), torch.tensor([1])]
+    mels = torch.tensor([[1.0, -1.0]])
+    scores = paper.one_after_another(members, parts, mels)
+    torch.testing.assert_close(scores, torch.sigmoid(torch.tensor([[1.0, -1.0, 1.0]])))
