@@ -1,0 +1,147 @@
+"""Residual networks of one input channel: He et al.'s, and the variant of the paper's code."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastmte.models._registry import Backbone, register
+from fastmte.models.layers import BatchNorm2d, Conv2d
+
+CHANNELS = (64, 128, 256, 512)  # of one member, in each stage
+BLOCKS_18, BLOCKS_34 = (2, 2, 2, 2), (3, 4, 6, 3)  # residual blocks in each stage
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, projected where the shape changes.
+
+    Reference: He et al. 2016, section 4.1, option B; torchvision ``BasicBlock``.
+    """
+
+    bias = False
+
+    def __init__(self, members: int, inputs: int, outputs: int, stride: int, first: bool) -> None:
+        super().__init__()
+        self.conv1 = Conv2d(members, inputs, outputs, 3, stride, bias=False)
+        self.bn1 = BatchNorm2d(members, outputs)
+        self.conv2 = Conv2d(members, outputs, outputs, 3, bias=False)
+        self.bn2 = BatchNorm2d(members, outputs)
+        self.downsample = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.downsample = _projection(members, inputs, outputs, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.downsample(x), inplace=True)
+
+
+class UibkBlock(nn.Module):
+    """The block of the paper's code: 3x3, then 1x1, biases, every stage's first shortcut projected.
+
+    The code also registers a 1x1 ``conv1`` and ``bn1`` in each block which it never
+    calls at these depths; a conversion drops them.
+
+    Reference: dbis-uibk/MediaEval2021, src/mediaeval2021/models/resnet.py, ``Block``.
+    """
+
+    bias = True
+
+    def __init__(self, members: int, inputs: int, outputs: int, stride: int, first: bool) -> None:
+        super().__init__()
+        self.conv2 = Conv2d(members, inputs, outputs, 3, stride)
+        self.bn2 = BatchNorm2d(members, outputs)
+        self.conv3 = Conv2d(members, outputs, outputs, 1)
+        self.bn3 = BatchNorm2d(members, outputs)
+        self.identity_downsample = nn.Sequential()
+        if first:
+            self.identity_downsample = _projection(members, inputs, outputs, stride, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        y = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + self.identity_downsample(x), inplace=True)
+
+
+def _projection(members: int, inputs: int, outputs: int, stride: int, bias: bool) -> nn.Sequential:
+    conv = Conv2d(members, inputs, outputs, 1, stride, bias=bias)
+    return nn.Sequential(conv, BatchNorm2d(members, outputs))
+
+
+class ResNet(Backbone):
+    """7x7 stem, four stages of residual blocks, mean over the map.
+
+    The modules have torchvision's names. Any length works for the mean; fewer than
+    32 frames, the network's stride, would be padding for the most part.
+
+    Args:
+        members: number of members.
+        block: the residual block.
+        depths: blocks in each stage.
+    """
+
+    n_features = CHANNELS[-1]
+    min_frames = 32
+    early_stop_patience = 30
+
+    def __init__(
+        self, members: int, block: type[BasicBlock] | type[UibkBlock], depths: tuple[int, ...]
+    ) -> None:
+        super().__init__(members)
+        self.conv1 = Conv2d(members, 1, CHANNELS[0], 7, 2, bias=block.bias, shared_input=True)
+        self.bn1 = BatchNorm2d(members, CHANNELS[0])
+        inputs = CHANNELS[0]
+        for i, (outputs, depth) in enumerate(zip(CHANNELS, depths, strict=True), start=1):
+            stage = nn.Sequential()
+            for j in range(depth):
+                stride = 2 if i > 1 and j == 0 else 1
+                stage.append(block(members, inputs, outputs, stride, first=j == 0))
+                inputs = outputs
+            self.add_module(f"layer{i}", stage)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return (B, K, 512) of mels (B, 1, 96, F)."""
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.max_pool2d(x, 3, 2, padding=1)
+        for i in range(1, len(CHANNELS) + 1):
+            x = self.get_submodule(f"layer{i}")(x)
+        return x.mean((2, 3)).view(len(x), self.members, self.n_features)
+
+
+def _he(members: int, depths: tuple[int, ...], origin: str) -> ResNet:
+    network = ResNet(members, BasicBlock, depths)
+    network.origin = origin
+    for module in network.modules():
+        if isinstance(module, Conv2d):
+            module.reset_kaiming()
+    return network
+
+
+def _uibk(members: int, depths: tuple[int, ...], origin: str) -> ResNet:
+    network = ResNet(members, UibkBlock, depths)
+    network.origin = origin
+    return network
+
+
+@register
+def resnet18(members: int) -> ResNet:
+    """Build He et al.'s ResNet-18."""
+    return _he(members, BLOCKS_18, "He et al. 2016, ResNet-18")
+
+
+@register
+def resnet34(members: int) -> ResNet:
+    """Build He et al.'s ResNet-34."""
+    return _he(members, BLOCKS_34, "He et al. 2016, ResNet-34")
+
+
+@register
+def resnet18_uibk(members: int) -> ResNet:
+    """Build the ResNet-18 of the paper's code."""
+    return _uibk(members, BLOCKS_18, "the paper's code, ResNet-18 with 1x1 second convolutions")
+
+
+@register
+def resnet34_uibk(members: int) -> ResNet:
+    """Build the ResNet-34 of the paper's code."""
+    return _uibk(members, BLOCKS_34, "the paper's code, ResNet-34 with 1x1 second convolutions")
