@@ -1,0 +1,163 @@
+"""Registers the operators of ``torch.ops.fastmte`` on the fastest tier there is.
+
+An operator is a schema and its reference, which every device can run. A faster
+tier only adds kernels of the same name: *native* (compiled from ``csrc/``),
+*numba*, or none. The tier is chosen once, before anything is registered, so no
+other module asks what was built or where a tensor lies.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastmte
+
+TIERS = ("native", "numba", "reference")
+_OPERATORS = torch.library.Library("fastmte", "FRAGMENT")
+_NUMBA_ERRORS = (ImportError, OSError, RuntimeError, SystemError, AttributeError)
+
+
+def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register the operator ``schema`` on the tier chosen for this process.
+
+    Args:
+        schema: torch's schema text, ``"name(Tensor x) -> Tensor"``.
+        reference: what the operator means; runs on every device without a kernel.
+        fake: returns outputs of the right shape, dtype and device without data.
+    """
+    name = schema.partition("(")[0]
+    _OPERATORS.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _OPERATORS.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastmte::{name}", fake, lib=_OPERATORS)
+    tiers = {"cpu": "reference", "cuda": "reference"}
+    if _LOADED.tier == "native" and _has_kernel(name, "CPU"):
+        tiers["cpu"] = "native"
+    elif _LOADED.kernels is not None:
+        _OPERATORS.impl(name, getattr(_LOADED.kernels, name.replace(".", "_")), "CPU")
+        tiers["cpu"] = "numba"
+    if _LOADED.libraries["cuda"] and _has_kernel(name, "CUDA"):
+        tiers["cuda"] = "native"
+    elif torch.version.cuda:
+        _OPERATORS.impl(name, _warns_of_slow_cuda(name, reference), "CUDA")
+    _LOADED.operators[name] = tiers
+
+
+def status() -> dict[str, Any]:
+    """Return what was found, loaded and chosen, and why; see ``fastmte doctor``."""
+    return {
+        "tier": _LOADED.tier,
+        "requested": _LOADED.requested,
+        "reason": _LOADED.reason or None,
+        "libraries": dict(_LOADED.libraries),
+        "operators": {name: dict(tiers) for name, tiers in sorted(_LOADED.operators.items())},
+        "build": build_note(),
+    }
+
+
+def find(name: str) -> Path | None:
+    """Return the newest file ``name`` beside the package's modules.
+
+    An editable install has two such folders, the sources and the installed files.
+    """
+    found = [path for folder in fastmte.__path__ if (path := Path(folder, name)).is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def build_note() -> dict[str, Any]:
+    """Return what the build wrote about itself: what was built, or the reason why not."""
+    path = find("_build.json")
+    if path is None:
+        return {"cpu": False, "cuda": False, "reason": "it was not built with CMake"}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class _Loaded:
+    """The choice made when this module is imported."""
+
+    def __init__(self) -> None:
+        self.requested = os.environ.get("FASTMTE_TIER", "auto")
+        if self.requested not in ("auto", *TIERS):
+            known = ", ".join(("auto", *TIERS))
+            raise ValueError(f"FASTMTE_TIER must be one of {known}, got {self.requested!r}")
+        self.libraries: dict[str, str | None] = {"cpu": None, "cuda": None}
+        self.operators: dict[str, dict[str, str]] = {}
+        self.kernels: Any = None
+        self.reason = ""
+        self.tier = self._choose()
+        if self.tier != "native":
+            self._speak()
+
+    def _choose(self) -> str:
+        if self.requested in ("auto", "native"):
+            if self._load("cpu"):
+                if torch.version.cuda:
+                    self._load("cuda")
+                return "native"
+            if self.requested == "native":
+                raise ImportError(f"FASTMTE_TIER=native, but {self.reason}")
+        if self.requested != "reference":
+            try:
+                self.kernels = import_module("fastmte._kernels")
+                return "numba"
+            except _NUMBA_ERRORS as error:
+                if self.requested == "numba":
+                    raise ImportError(f"FASTMTE_TIER=numba, but numba fails: {error}") from error
+                self.reason += f"; numba fails: {error}"
+        return "reference"
+
+    def _load(self, device: str) -> bool:
+        """Load one native library, or say in ``reason`` why it is not there."""
+        name = f"libfastmte_{device}.so"
+        path = find(name)
+        if path is None:
+            why = build_note().get("reason") or "it was built without it"
+            self.reason = f"{name} is not installed: {why}"
+            return False
+        try:
+            torch.ops.load_library(path)
+        except OSError as error:  # built for another machine or another torch
+            self.reason = f"{path} cannot be loaded: {error}"
+            return False
+        self.libraries[device] = str(path)
+        return True
+
+    def _speak(self) -> None:
+        """Let no slow tier be silent: an error where native is required, else one warning."""
+        if os.environ.get("FASTMTE_REQUIRE_NATIVE") == "1":
+            why = self.reason or f"FASTMTE_TIER={self.requested}"
+            raise ImportError(f"FASTMTE_REQUIRE_NATIVE=1, but {why}")
+        if self.requested == "auto":
+            warnings.warn(
+                f"fastmte runs on its slower {self.tier} tier: {self.reason}. "
+                "`fastmte doctor` says what to do.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _has_kernel(name: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fastmte::{name}", key)
+
+
+def _warns_of_slow_cuda(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``reference`` with the one warning that it is what CUDA tensors get."""
+
+    def warn_and_run(*args: Any) -> Any:
+        warnings.warn(
+            f"fastmte::{name} has no CUDA kernel here and runs as plain torch; "
+            "`fastmte doctor` says what to do.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return reference(*args)
+
+    return warn_and_run
+
+
+_LOADED = _Loaded()

@@ -1,0 +1,151 @@
+"""The operators of fastmte: the one list of what has compiled kernels.
+
+Each stands here as schema, meaning (its reference) and documented function; its
+kernels are ``csrc/cpu/NAME.cpp`` and ``csrc/cuda/NAME.cu``. All raise
+RuntimeError with the same text on every tier. Shapes: N songs, B batch, M mel
+bands, F frames, D features, L labels, K members.
+"""
+
+import torch
+from torch import Tensor
+
+from fastmte import reference
+from fastmte._library import define
+
+
+def _fake_crop_mels(
+    mels: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    index: Tensor,
+    starts: Tensor | None,
+    frames: int,
+    bands: int,
+) -> Tensor:
+    return mels.new_empty((index.size(0), bands, frames), dtype=torch.float32)
+
+
+def _fake_label_centroids(features: Tensor, labels: Tensor) -> Tensor:
+    return features.new_empty((labels.size(1), features.size(1)))
+
+
+def _fake_label_centroids_csr(features: Tensor, crow: Tensor, col: Tensor, n_labels: int) -> Tensor:
+    return features.new_empty((n_labels, features.size(1)))
+
+
+def _fake_dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> tuple[Tensor, Tensor]:
+    n_points = points.size(0)
+    return seeds.new_empty((n_points,)), seeds.new_empty((n_points,))
+
+
+define(
+    "crop_mels(Tensor mels, Tensor offsets, Tensor lengths, Tensor index, Tensor? starts, "
+    "int frames, int bands) -> Tensor",
+    reference.crop_mels,
+    _fake_crop_mels,
+)
+define(
+    "label_centroids(Tensor features, Tensor labels) -> Tensor",
+    reference.label_centroids,
+    _fake_label_centroids,
+)
+define(
+    "label_centroids.csr(Tensor features, Tensor crow, Tensor col, int n_labels) -> Tensor",
+    reference.label_centroids_csr,
+    _fake_label_centroids_csr,
+)
+define(
+    "dkmeans_assign(Tensor points, Tensor seeds, float tie_tol) -> (Tensor, Tensor)",
+    reference.dkmeans_assign,
+    _fake_dkmeans_assign,
+)
+
+
+def crop_mels(
+    mels: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    index: Tensor,
+    starts: Tensor | None = None,
+    frames: int = 1366,
+    bands: int = 96,
+) -> Tensor:
+    """Return one crop of each indexed song, out of songs packed one after another.
+
+    A song shorter than ``frames`` is first repeated until a crop fits.
+
+    Args:
+        mels: (n,) float32 or float16, dB. Song i is the row-major (M, lengths[i])
+            array that begins at ``mels[offsets[i]]``.
+        offsets: (N,) int64, where each song begins.
+        lengths: (N,) int64, frames of each song, at least 1.
+        index: (B,) int64, the songs to crop; may name one more than once.
+        starts: (B,) int64, first frame of each crop in its (repeated) song, or None
+            for the centre, rounded down.
+        frames: F, frames of a crop.
+        bands: M, mel bands of a song.
+
+    Returns:
+        (B, M, F) float32, dB.
+
+    Raises:
+        RuntimeError: a shape, dtype or device is wrong; an index or a start is out of
+            range; a song has no frame or does not lie inside ``mels``; a value inside a
+            crop is NaN or infinite.
+
+    Reference:
+        Mayerl et al. 2021, section 3.1: the centre 1366 frames of each song.
+    """
+    return torch.ops.fastmte.crop_mels(mels, offsets, lengths, index, starts, frames, bands)
+
+
+def label_centroids(features: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean feature vector of the songs of each label.
+
+    Sums are float64, in one order of additions on every tier, device and number of
+    threads.
+
+    Args:
+        features: (N, D) float32 or float64, one row a song.
+        labels: (N, L), true where the song has the label: bool, or ``torch.sparse_csr`` of
+            any dtype whose stored values are all non-zero.
+
+    Returns:
+        (L, D) of the features' dtype.
+
+    Raises:
+        RuntimeError: a shape, dtype or device is wrong; a feature is NaN or infinite; a
+            label has no song.
+
+    Reference:
+        Mayerl et al. 2021, section 2.2.
+    """
+    if labels.layout != torch.sparse_csr:
+        return torch.ops.fastmte.label_centroids(features, labels)
+    if not bool(labels.values().bool().all()):
+        raise RuntimeError("label_centroids: labels must store no zero, got one in its values")
+    crow, col = labels.crow_indices().long(), labels.col_indices().long()
+    return torch.ops.fastmte.label_centroids.csr(features, crow, col, labels.size(1))
+
+
+def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float = 1e-10) -> tuple[Tensor, Tensor]:
+    """Deal points to members in turn, each taking the free point farthest from its centroid.
+
+    Args:
+        points: (L, D) float64.
+        seeds: (K,) int64, the first point of each member; distinct.
+        tie_tol: points whose squared distance is within this part of the largest count as
+            tied; the lowest index wins. 1e-10 is above the rounding of any order of sums.
+
+    Returns:
+        labels: (L,) int64, the member of each point.
+        order: (L,) int64, the points in the order they were taken; begins with ``seeds``.
+
+    Raises:
+        RuntimeError: a shape, dtype or device is wrong; K is not in [1, L]; a seed is out of
+            range or named twice; a point is NaN or infinite.
+
+    Reference:
+        Mayerl et al. 2021, section 2.3 (diversity k-means).
+    """
+    return torch.ops.fastmte.dkmeans_assign(points, seeds, tie_tol)

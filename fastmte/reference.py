@@ -1,0 +1,115 @@
+"""What every operator means, in plain torch.
+
+Nothing here is fast. Each function is the definition that its compiled twin is
+tested and timed against, and what runs on a device or an installation without a
+kernel. Shapes: N songs, B batch, M mel bands, F frames, D features, L labels,
+K members.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastmte import _checks
+
+MAX_CHUNKS = 64
+MIN_SONGS_PER_CHUNK = 8192
+
+
+def crop_mels(
+    mels: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    index: Tensor,
+    starts: Tensor | None,
+    frames: int,
+    bands: int,
+) -> Tensor:
+    """See :func:`fastmte.ops.crop_mels`."""
+    _checks.crop_mels(mels, offsets, lengths, index, starts, frames, bands)
+    length = lengths[index]
+    if starts is None:
+        starts = _checks.centre_starts(length, frames)
+    frame = (starts[:, None] + torch.arange(frames, device=mels.device)) % length[:, None]
+    row = torch.arange(bands, device=mels.device) * length[:, None]
+    position = offsets[index][:, None, None] + row[:, :, None] + frame[:, None, :]  # (B, M, F)
+    crops = mels[position].float()
+    _checks.finite_crops(crops, mels, offsets, lengths, index, starts)
+    return crops
+
+
+def label_centroids(features: Tensor, labels: Tensor) -> Tensor:
+    """See :func:`fastmte.ops.label_centroids`."""
+    _checks.label_centroids(features, labels)
+    song, label = labels.nonzero(as_tuple=True)
+    return _centroids(features, song, label, labels.size(1))
+
+
+def label_centroids_csr(features: Tensor, crow: Tensor, col: Tensor, n_labels: int) -> Tensor:
+    """See :func:`fastmte.ops.label_centroids`."""
+    _checks.label_centroids_csr(features, crow, col, n_labels)
+    song = torch.arange(len(features), device=col.device).repeat_interleave(crow.diff())
+    return _centroids(features, song, col, n_labels)
+
+
+def songs_per_chunk(n_songs: int) -> int:
+    """Return how many songs are summed before their sum joins the total.
+
+    Sums have this one order on every tier and device, so threads can take chunks
+    and the bits stay the same.
+    """
+    return max(MIN_SONGS_PER_CHUNK, math.ceil(n_songs / MAX_CHUNKS))
+
+
+def _centroids(features: Tensor, song: Tensor, label: Tensor, n_labels: int) -> Tensor:
+    """Return the (L, D) means over the pairs ``song``, ``label``, which are in song order."""
+    _checks.finite("label_centroids", "features", features)
+    counts = torch.bincount(label, minlength=n_labels)
+    _checks.every_label_has_a_song(counts)
+
+    chunk = songs_per_chunk(len(features))
+    n_chunks = math.ceil(len(features) / chunk)
+    partial = features.new_zeros((n_chunks * n_labels, features.size(1)), dtype=torch.float64)
+    # index_put_ adds in the order of the pairs on the CPU and by a sort on CUDA: no race.
+    where = song // chunk * n_labels + label
+    partial.index_put_((where,), features[song].double(), accumulate=True)
+    total = features.new_zeros((n_labels, features.size(1)), dtype=torch.float64)
+    for part in partial.split(n_labels) if n_labels else ():
+        total += part
+    return (total / counts[:, None]).to(features.dtype)
+
+
+def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> tuple[Tensor, Tensor]:
+    """See :func:`fastmte.ops.dkmeans_assign`."""
+    _checks.dkmeans_assign(points, seeds, tie_tol)
+    n_points, n_members = len(points), len(seeds)
+    points = scaled(points)
+    labels = seeds.new_full((n_points,), -1)
+    labels[seeds] = torch.arange(n_members, device=seeds.device)
+    order = [*seeds.tolist()]
+    sums = points[seeds].clone()
+    for turn in range(n_points - n_members):
+        member = turn % n_members
+        size = 1 + turn // n_members
+        free = (labels < 0).nonzero()[:, 0]
+        distance = _squared_distance(points[free], sums[member] / size)
+        far = distance >= distance.max() * (1 - tie_tol)
+        chosen = int(free[far.nonzero()[0, 0]])  # ties go to the lowest index
+        sums[member] += points[chosen]
+        labels[chosen] = member
+        order.append(chosen)
+    return labels, seeds.new_tensor(order)
+
+
+def scaled(points: Tensor) -> Tensor:
+    """Divide by a power of two so that the largest value is about 1: squares stay in range."""
+    exponent = math.frexp(float(points.abs().max()) if points.numel() else 0.0)[1]
+    half = exponent // 2  # 2 ** 1074 has no float64, its halves do
+    return points * math.ldexp(1.0, -half) * math.ldexp(1.0, half - exponent)
+
+
+def _squared_distance(points: Tensor, centre: Tensor) -> Tensor:
+    """Return the (n,) sums over features in their order, which ``sum`` would not keep."""
+    squares = (points - centre).square()
+    return torch.nn.functional.pad(squares, (1, 0)).cumsum(1)[:, -1]
