@@ -1,0 +1,205 @@
+"""Partitions by name of the method."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmte.errors import InputError
+from fastmte.labels import MOOD_TAGS, THEME_TAGS
+from fastmte.partition.dkmeans import DKMeans, dkmeans_published
+from fastmte.partition.elbow import KMeansElbow, kmeans
+from fastmte.partition.partition import Partition
+
+
+class _Task(NamedTuple):
+    """What a method works on."""
+
+    tags: tuple[str, ...]
+    centroids: np.ndarray | None  # (L, D) float64
+    n_members: int
+    seed: int
+    seeds: np.ndarray | None  # (K,) int64
+
+
+_Made = tuple[np.ndarray, dict[str, Any]]  # member of each label, details
+
+
+def make_partition(
+    method: str,
+    tags: Sequence[str],
+    centroids: np.ndarray | None = None,
+    n_members: int | str = 4,
+    seed: int = 0,
+    seeds: Sequence[str] | None = None,
+) -> Partition:
+    """Return a partition of the tags by a method of the paper, or from a file.
+
+    Args:
+        method: ``dkmeans`` (the paper's text), ``dkmeans-published`` (the authors' code),
+            ``kmeans``, ``linear`` (runs of the alphabet), ``moodtheme`` (the authors' split by
+            hand), ``single`` (one member), ``random`` (equal sizes), or a file's path.
+        tags: the labels in the order of the scores.
+        centroids: (L, D), each label's place in the label space; the first three methods and
+            ``n_members="auto"`` need it. With it, the k-means elbow goes into the details.
+        n_members: number of members, or ``"auto"`` for the elbow of k-means. ``moodtheme``,
+            ``single`` and a file have their own and do not look at it.
+        seed: of the random choices.
+        seeds: the tags the two dk-means methods start from; drawn at random by default.
+
+    Raises:
+        InputError: the method is unknown, needs centroids that are not there, or cannot split
+            these tags; ``n_members`` is beyond their number; a file holds no partition of them.
+
+    Reference: M. Mayerl, M. Vötter, A. Peintner, G. Specht and E. Zangerle, MediaEval 2021,
+        section 2.2.
+    """
+    tags = tuple(tags)
+    if method not in METHODS:
+        return _load(method, tags)
+    centroids = None if centroids is None else _checked_centroids(centroids, len(tags))
+    elbow = None if centroids is None else KMeansElbow(random_state=seed).fit(centroids)
+    n_members = _n_members(n_members, len(tags), elbow, seeds)
+    starts = None if seeds is None else _seed_indices(method, seeds, tags, n_members)
+    if method in NEEDS_CENTROIDS and centroids is None:
+        raise InputError(f"{method}: needs the labels' centroids; give features of the songs")
+    task = _Task(tags, centroids, n_members, seed, starts)
+    member, details = METHODS[method](task)
+    if elbow is not None:
+        details["elbow"] = elbow.curve()
+    return Partition(tags, member, method, details)
+
+
+def _dkmeans(task: _Task) -> _Made:
+    init = "random" if task.seeds is None else task.seeds
+    model = DKMeans(task.n_members, init=init, random_state=task.seed).fit(task.centroids)
+    return model.labels_, {
+        "seed": task.seed,
+        "seeds": [task.tags[label] for label in model.seed_indices_],
+        "order": model.order_.tolist(),
+        "tie_tol": model.tie_tol,
+        "between_ss": model.between_ss_,
+        "balance": model.balance_,
+    }
+
+
+def _dkmeans_published(task: _Task) -> _Made:
+    assert task.centroids is not None
+    member, order = dkmeans_published(
+        task.centroids, task.n_members, seeds=task.seeds, random_state=task.seed
+    )
+    first = [task.tags[order[member[order] == part][0]] for part in range(task.n_members)]
+    return member, {"seed": task.seed, "seeds": first, "order": order.tolist()}
+
+
+def _kmeans(task: _Task) -> _Made:
+    model = kmeans(task.n_members, task.seed).fit(task.centroids)
+    member = _numbered_by_first_label(model.labels_)
+    if member.max() + 1 < task.n_members:
+        raise InputError(
+            f"kmeans: the labels have only {member.max() + 1} distinct centroids, "
+            f"too few for {task.n_members} members"
+        )
+    return member, {"seed": task.seed, "inertia": float(model.inertia_)}
+
+
+def _linear(task: _Task) -> _Made:
+    return _equal_sizes(np.arange(len(task.tags)), task.n_members), {}
+
+
+def _moodtheme(task: _Task) -> _Made:
+    unknown = [tag for tag in task.tags if tag not in MOOD_TAGS + THEME_TAGS]
+    if unknown:
+        raise InputError(f"moodtheme: neither mood nor theme of the task: {', '.join(unknown)}")
+    is_mood = np.array([tag in MOOD_TAGS for tag in task.tags])
+    if is_mood.all() or not is_mood.any():
+        kind = "moods" if is_mood.all() else "themes"
+        raise InputError(f"moodtheme: all {len(is_mood)} tags are {kind}; use single")
+    return is_mood.astype(np.int64), {"names": ["theme", "mood"]}
+
+
+def _single(task: _Task) -> _Made:
+    return np.zeros(len(task.tags), np.int64), {}
+
+
+def _random(task: _Task) -> _Made:
+    order = np.random.default_rng(task.seed).permutation(len(task.tags))
+    return _equal_sizes(order, task.n_members), {"seed": task.seed, "order": order.tolist()}
+
+
+METHODS: dict[str, Callable[[_Task], _Made]] = {
+    "dkmeans": _dkmeans,
+    "dkmeans-published": _dkmeans_published,
+    "kmeans": _kmeans,
+    "linear": _linear,
+    "moodtheme": _moodtheme,
+    "single": _single,
+    "random": _random,
+}
+"""Every method by name; a file's path is one more."""
+
+NEEDS_CENTROIDS = ("dkmeans", "dkmeans-published", "kmeans")
+
+
+def _load(method: str, tags: tuple[str, ...]) -> Partition:
+    if not Path(method).is_file():
+        raise InputError(f"partition must be one of {', '.join(METHODS)} or a file, got {method!r}")
+    return Partition.load(method, tags)
+
+
+def _checked_centroids(centroids: np.ndarray, n_labels: int) -> np.ndarray:
+    centroids = np.asarray(centroids, np.float64)
+    if centroids.ndim != 2 or len(centroids) != n_labels or not centroids.shape[1]:
+        raise InputError(
+            f"centroids must be one row of numbers for each of the {n_labels} labels, "
+            f"got shape {centroids.shape}"
+        )
+    bad = np.argwhere(~np.isfinite(centroids))
+    if len(bad):
+        raise InputError(f"centroids must be finite, got {centroids[tuple(bad[0])]} at {bad[0]}")
+    return centroids
+
+
+def _n_members(
+    n_members: int | str, n_labels: int, elbow: KMeansElbow | None, seeds: Sequence[str] | None
+) -> int:
+    if n_members == "auto":
+        if seeds is not None:
+            return len(seeds)
+        if elbow is None:
+            raise InputError("auto: the elbow needs the labels' centroids; give a number instead")
+        return int(elbow.n_clusters_)
+    if not isinstance(n_members, int) or not 1 <= n_members <= n_labels:
+        raise InputError(
+            f"number of members must be in [1, {n_labels}], the number of labels, or auto, "
+            f"got {n_members}"
+        )
+    return n_members
+
+
+def _seed_indices(
+    method: str, seeds: Sequence[str], tags: tuple[str, ...], n_members: int
+) -> np.ndarray:
+    if not method.startswith("dkmeans"):
+        raise InputError(f"{method}: takes no seeds; only dkmeans and dkmeans-published do")
+    unknown = [tag for tag in seeds if tag not in tags]
+    if unknown:
+        raise InputError(f"seeds must be labels, got {', '.join(unknown)}")
+    if len(seeds) != n_members or len(set(seeds)) != n_members:
+        raise InputError(f"seeds must be {n_members} distinct labels, got {', '.join(seeds)}")
+    return np.array([tags.index(tag) for tag in seeds], np.int64)
+
+
+def _equal_sizes(order: np.ndarray, n_members: int) -> np.ndarray:
+    """Return the member of each label when runs of ``order`` go to the members in turn."""
+    member = np.empty(len(order), np.int64)
+    for index, part in enumerate(np.array_split(order, n_members)):
+        member[part] = index
+    return member
+
+
+def _numbered_by_first_label(member: np.ndarray) -> np.ndarray:
+    """Return the same groups, numbered in the order of their first label."""
+    _, first, inverse = np.unique(member, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int64)
