@@ -270,10 +270,11 @@ def unfuse(ensemble: FusedEnsemble) -> list[FusedEnsemble]:
 def _checked_members(member_of_label: Sequence[int] | Tensor) -> list[int]:
     """Return ``member_of_label`` as a list that names each of 0..K-1 at least once."""
     members = [int(member) for member in member_of_label]
-    if not members or set(members) != set(range(max(members) + 1)):
+    distinct = set(members)
+    if not members or min(members) < 0 or len(distinct) != max(members) + 1:
         raise ValueError(
             "member_of_label must name every member from 0 on at least once, "
-            f"got members {sorted(set(members))}"
+            f"got {sorted(distinct)}"
         )
     return members
 

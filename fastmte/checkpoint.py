@@ -1,0 +1,257 @@
+"""A trained ensemble as a folder: config.json + model.safetensors."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fastmte.ensemble import FusedEnsemble
+from fastmte.errors import InputError
+from fastmte.files import atomic_write
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained ensemble and what its input and its scores mean.
+
+    Attributes:
+        ensemble: the network.
+        tags: (L,) the labels' texts, in the order of the scores.
+        mel: the definition of its mels, ``MelConfig.to_dict()``.
+        frames: length of a crop.
+        thresholds: (L,) float64, or None; a song has a tag if its score is above.
+        provenance: where the weights are from, for people.
+
+    Raises:
+        ValueError: the parts do not belong together.
+    """
+
+    ensemble: FusedEnsemble
+    tags: tuple[str, ...]
+    mel: Mapping[str, Any]
+    frames: int
+    thresholds: np.ndarray | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.tags) != self.ensemble.n_labels:
+            raise ValueError(f"{len(self.tags)} tags for {self.ensemble.n_labels} labels")
+        if len(set(self.tags)) != len(self.tags):
+            twice = next(tag for tag in self.tags if self.tags.count(tag) > 1)
+            raise ValueError(f"tags must be different, got {twice!r} twice")
+        self.ensemble.backbone.check((1, 96, self.frames))
+        if self.thresholds is None:
+            return
+        if self.thresholds.shape != (len(self.tags),):
+            raise ValueError(f"{self.thresholds.size} thresholds for {len(self.tags)} tags")
+        if not np.isfinite(self.thresholds).all():
+            raise ValueError("thresholds must be finite")
+
+
+def save(checkpoint: Checkpoint, folder: str | Path) -> None:
+    """Write ``config.json`` and ``model.safetensors``.
+
+    A new folder appears whole or not at all. In a folder that exists, such as a
+    run's, the two files are replaced and others stay; a crash in between leaves the
+    old checkpoint, the new one, or no config, never one's config with the other's weights.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    ensemble = checkpoint.ensemble
+    state = {name: value.cpu().contiguous() for name, value in ensemble.state_dict().items()}
+    weights = safetensors.torch.save(state, metadata={"format": "pt"})
+    config = _config_text(checkpoint).encode()
+    if folder.exists():
+        _replace(folder, config, weights)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        _replace(temporary, config, weights)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _replace(folder: Path, config: bytes, weights: bytes) -> None:
+    with (
+        atomic_write(folder / CONFIG, "wb") as new_config,
+        atomic_write(folder / WEIGHTS, "wb") as new_weights,  # takes its name first
+    ):
+        new_config.write(config)
+        new_weights.write(weights)
+        for file in (new_config, new_weights):
+            file.flush()
+            os.fsync(file.fileno())
+        # A full disk has shown by now; what is left to do is to rename.
+        if _read(folder / CONFIG) not in (b"", config):
+            (folder / CONFIG).unlink()
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _config_text(checkpoint: Checkpoint) -> str:
+    ensemble, thresholds = checkpoint.ensemble, checkpoint.thresholds
+    config = {
+        "model_type": "fastmte",
+        "format_version": FORMAT_VERSION,
+        "backbone": ensemble.backbone_name,
+        "tags": list(checkpoint.tags),
+        "member_of_label": ensemble.member_of_label.tolist(),
+        "mel": dict(checkpoint.mel),
+        "frames": checkpoint.frames,
+        "thresholds": None if thresholds is None else thresholds.tolist(),
+        "provenance": dict(checkpoint.provenance),
+    }
+    return json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Return the SHA-256, in hex, of a checkpoint's two files.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS):
+        data = (Path(folder) / name).read_bytes()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint; the ensemble is in evaluation mode, on the CPU, in float32.
+
+    Raises:
+        InputError: not a checkpoint, damaged, or of another version or architecture.
+        OSError: a file cannot be read.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{folder}: there is no {WEIGHTS}, so this is no model folder")
+    try:
+        state = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
+    try:
+        ensemble = ensemble_from(config["backbone"], config["member_of_label"], state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from error
+    thresholds = config["thresholds"]
+    try:
+        return Checkpoint(
+            ensemble.eval(),
+            tuple(config["tags"]),
+            config["mel"],
+            config["frames"],
+            None if thresholds is None else np.array(thresholds, np.float64),
+            config["provenance"],
+        )
+    except ValueError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from error
+
+
+def _is_list(value: Any, *kinds: type) -> bool:
+    return isinstance(value, list) and all(type(item) in kinds for item in value)
+
+
+_FIELDS = {  # name -> what it must be, and whether it is
+    "backbone": ("a name", lambda v: isinstance(v, str)),
+    "tags": ("a list of texts", lambda v: _is_list(v, str)),
+    "member_of_label": ("a list of integers", lambda v: _is_list(v, int)),
+    "mel": ("an object", lambda v: isinstance(v, dict)),
+    "frames": ("an integer", lambda v: type(v) is int),
+    "thresholds": ("a list of numbers or null", lambda v: v is None or _is_list(v, int, float)),
+    "provenance": ("an object", lambda v: isinstance(v, dict)),
+}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Return the fields of config.json, each of the type it must have."""
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    if not path.is_file():
+        raise InputError(f"{folder}: there is no {CONFIG}, so this is no model folder")
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict) or config.get("model_type") != "fastmte":
+        raise InputError(f"{path}: this is not the configuration of a fastmte model")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format_version must be {FORMAT_VERSION}, "
+            f"got {config.get('format_version')}; another fastmte wrote it"
+        )
+    for name, (meaning, holds) in _FIELDS.items():
+        if name not in config or not holds(config[name]):
+            raise InputError(f"{path}: {name} must be {meaning}, got {config.get(name)!r:.60}")
+    return config
+
+
+def ensemble_from(
+    backbone: str, member_of_label: list[int], state: dict[str, Tensor]
+) -> FusedEnsemble:
+    """Build an ensemble of exactly the tensors of ``state``, copied as float32 on the CPU.
+
+    Raises:
+        InputError: the tensors are another architecture's, or not finite.
+        ValueError: no such backbone, or ``member_of_label`` is no partition.
+    """
+    with torch.device("meta"):
+        expected = FusedEnsemble(backbone, member_of_label).state_dict()
+    if difference := _difference(expected, state):
+        raise InputError(f"the weights are not those of {backbone}: {difference}")
+    copy = {name: state[name].to("cpu", value.dtype, copy=True) for name, value in expected.items()}
+    for name, value in copy.items():
+        if not value.isfinite().all():
+            raise InputError(f"{name} has values that are not finite; the weights are unusable")
+    return FusedEnsemble.from_state(backbone, member_of_label, copy)
+
+
+def _difference(expected: dict[str, Tensor], got: dict[str, Tensor]) -> str:
+    """Return in one line what ``got`` lacks, has in excess, or has otherwise; "" if nothing."""
+    lacks = [name for name in expected if name not in got]
+    excess = [name for name in got if name not in expected]
+    other = [
+        f"{name} is {_kind(got[name])} instead of {_kind(value)}"
+        for name, value in expected.items()
+        if name in got and _kind(got[name]) != _kind(value)
+    ]
+    parts = []
+    if lacks:
+        parts.append(f"{len(lacks)} missing (first {lacks[0]})")
+    if excess:
+        parts.append(f"{len(excess)} unknown (first {excess[0]})")
+    if other:
+        parts.append(other[0] + (f", and {len(other) - 1} more" if len(other) > 1 else ""))
+    return "; ".join(parts)
+
+
+def _kind(tensor: Tensor) -> str:
+    number = "numbers" if tensor.is_floating_point() else "integers"
+    return f"{tuple(tensor.shape)} {number}"

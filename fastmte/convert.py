@@ -1,0 +1,177 @@
+"""Published .pth weights as checkpoints."""
+
+import hashlib
+import math
+import pickle
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastmte.checkpoint import Checkpoint, ensemble_from, save
+from fastmte.crop import FRAMES
+from fastmte.errors import InputError
+from fastmte.labels import MOOD_THEME_TAGS, strip_prefix
+from fastmte.mel import MelConfig
+
+# Registered in each block of the paper's ResNet, called in none.
+_DEAD = re.compile(r"layer\d+\.\d+\.(conv1|bn1)\.")
+
+
+def convert_pth(
+    path: str | Path,
+    folder: str | Path,
+    tags: Sequence[str] | None = None,
+    thresholds: np.ndarray | None = None,
+) -> Checkpoint:
+    """Write a checkpoint of the weights in a .pth file, and return it.
+
+    Known layouts: MTG-Jamendo's baseline (which is the paper's VGG), the paper's
+    ResNet-18 and -34, torchvision's with one input channel. All tensors must be
+    there and all are used, but the paper's ResNets lose the layers they never call.
+    Only plain tensors are read; nothing in the file is run.
+
+    Args:
+        path: the weights; a state dict, alone or under ``model_state_dict`` or ``state_dict``.
+        folder: checkpoint folder to write.
+        tags: (L,) the labels' texts; the task's 56 mood and theme tags by default.
+        thresholds: (L,) float64, above which a song has the tag.
+
+    Raises:
+        InputError: not plain weights, an unknown layout, or another number of tags.
+        OSError: a file cannot be read or written.
+    """
+    path = Path(path)
+    raw = _read_state(path)
+    backbone, head = _recognise(path, raw)
+    state, dropped = _renamed(raw, head, drop_dead=backbone.endswith("-uibk"))
+    n_labels = len(state["head.bias"]) if "head.bias" in state else 0
+    if tags is None and n_labels != len(MOOD_THEME_TAGS):
+        raise InputError(
+            f"{path}: scores {n_labels} labels, which are not the task's "
+            f"{len(MOOD_THEME_TAGS)} mood and theme tags; give theirs with --tags FILE"
+        )
+    tags = MOOD_THEME_TAGS if tags is None else tuple(tags)
+    if len(tags) != n_labels:
+        raise InputError(f"{path}: scores {n_labels} labels, but there are {len(tags)} tags")
+    try:
+        ensemble = ensemble_from(backbone, [0] * n_labels, state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    provenance = {
+        "converted_from": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "unused_tensors_dropped": dropped,
+    }
+    mel = MelConfig.of("mtg2019").to_dict()
+    checkpoint = Checkpoint(ensemble.eval(), tags, mel, FRAMES, thresholds, provenance)
+    save(checkpoint, folder)
+    return checkpoint
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .pth file by name."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError,
+        LookupError, AttributeError, AssertionError, OverflowError,
+    ) as error:  # fmt: skip  # what a damaged or foreign pickle raises
+        raise InputError(
+            f"{path}: not a file of plain weights, so nothing in it was run; "
+            "it must be made with torch.save(model.state_dict(), FILE)"
+        ) from error
+    for key in ("model_state_dict", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: must hold a dict of tensors by name, a model's state_dict()")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def _recognise(path: Path, names: dict[str, Tensor]) -> tuple[str, str]:
+    """Return the backbone of a layout and the name of its head."""
+    if "bn_init.weight" in names and "dense.weight" in names:
+        return "vgg", "dense"
+    depth = 34 if "layer1.2.conv2.weight" in names else 18
+    if "fc.weight" in names and "layer1.0.conv3.weight" in names:
+        return f"resnet{depth}-uibk", "fc"
+    if "fc.weight" in names and "layer1.0.conv2.weight" in names:
+        return f"resnet{depth}", "fc"
+    first = next(iter(names), "nothing")
+    raise InputError(
+        f"{path}: unknown layout (first name: {first}); known are MTG-Jamendo's baseline, "
+        "the paper's ResNet-18 and -34, and torchvision's resnet18 and resnet34"
+    )
+
+
+def _renamed(raw: dict[str, Tensor], head: str, drop_dead: bool) -> tuple[dict[str, Tensor], int]:
+    """Return the tensors under an ensemble's names, and how many dead ones were left out."""
+    state = {}
+    for name, value in raw.items():
+        if drop_dead and _DEAD.match(name):
+            continue
+        part, _, rest = name.partition(".")
+        new = f"head.{rest}" if part == head else f"backbone.{name}"
+        state[new] = value.reshape(1) if value.dim() == 0 else value  # one count a member
+    return state, len(raw) - len(state)
+
+
+def read_tags(path: str | Path) -> tuple[str, ...]:
+    """Return the tags of a text file, one a line, without the task's prefix.
+
+    Raises:
+        InputError: no tag, or one twice; names the line.
+    """
+    tags: list[str] = []
+    for number, line in enumerate(_lines(path), start=1):
+        tag = strip_prefix(line.strip())
+        if tag in tags:
+            raise InputError(f"{path}:{number}: tag {tag!r} is there twice")
+        if tag:
+            tags.append(tag)
+    if not tags:
+        raise InputError(f"{path}: there is no tag in it; write one a line")
+    return tuple(tags)
+
+
+def read_thresholds(path: str | Path, tags: Sequence[str]) -> np.ndarray:
+    """Return (L,) float64 thresholds in the order of ``tags``.
+
+    The file has a line a tag, in any order: the tag, a tab, its threshold.
+
+    Raises:
+        InputError: a line that is no such pair, or a tag unknown, twice or missing.
+    """
+    found: dict[str, float] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        name, _, text = line.partition("\t")
+        tag, value = strip_prefix(name.strip()), _number(text)
+        if not math.isfinite(value):
+            raise InputError(f"{path}:{number}: must be a tag, a tab and a number, got {line!r}")
+        if tag not in tags or tag in found:
+            reason = "is there twice" if tag in found else "is none of the model's tags"
+            raise InputError(f"{path}:{number}: {tag!r} {reason}")
+        found[tag] = value
+    if missing := [tag for tag in tags if tag not in found]:
+        raise InputError(f"{path}: no threshold for {missing[0]!r} ({len(missing)} missing)")
+    return np.array([found[tag] for tag in tags])
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a UTF-8 text file") from error
