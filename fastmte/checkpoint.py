@@ -83,6 +83,9 @@ def save(checkpoint: Checkpoint, folder: str | Path) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    try:
         _replace(temporary, config, weights)
         temporary.rename(folder)
     except BaseException:
