@@ -1,0 +1,277 @@
+"""Decode a collection into a mel store, keeping what is finished."""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastmte.crop import BANDS
+from fastmte.data.songs import load_mel
+from fastmte.data.store import FORMAT, MELS, SIDECAR, Progress, read_sidecar
+from fastmte.data.workers import Decoders, Outcome
+from fastmte.errors import InputError
+from fastmte.files import write_json
+from fastmte.mel import MelConfig
+
+DEADLINE = 120.0  # seconds a song may take; the slowest real ones take two
+_JOURNAL, _LOCK = "journal.jsonl", ".lock"
+_COMMIT_SONGS, _COMMIT_SECONDS = 64, 2.0
+_SONG_KEYS = ("id", "row", "n_frames", "length", "start", "status", "duration")
+
+
+def build_store(
+    paths: Sequence[str | Path],
+    ids: Sequence[str],
+    folder: Path,
+    config: MelConfig,
+    frames: int,
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    """Decode songs into a store in ``folder``, or complete one that was interrupted.
+
+    A finished song is noted in a journal once its mel is on the disk, so a kill loses
+    seconds of work and never a song. Songs that cannot be decoded are noted too, and
+    are tried again only by building anew.
+
+    Args:
+        paths: the audio files.
+        ids: a name a song, distinct.
+        folder: made if need be; a finished store of the same songs is left as it is.
+        config: the mels' definition.
+        frames: frames kept of each song, its middle.
+        workers: decoder processes; 0 decodes here  [default: one a core].
+        progress: is told (finished songs, all songs).
+
+    Raises:
+        InputError: nothing to decode, ids that repeat, a store of other songs or mels in
+            the folder, another process that is writing it, or no song could be decoded.
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    names = [os.fsencode(path) for path in paths]
+    if not names or len(names) != len(ids) or len(set(ids)) != len(ids):
+        raise InputError(f"{folder}: needs songs of distinct ids, got {len(names)} files")
+    header = _header(names, ids, config, frames)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if (folder / SIDECAR).is_file():
+            _check_same(folder, read_sidecar(folder), header)
+            return
+        done = _read_journal(folder, header)
+        mels = _allocate(folder, header, len(ids), frames)
+        todo = [row for row in range(len(ids)) if row not in done]
+        with _Journal(folder / _JOURNAL, mels, done) as journal:
+            for row, outcome in _decode(todo, names, config, frames, workers):
+                journal.note(row, str(ids[row]), names[row], outcome)
+                if progress is not None:
+                    progress(len(done), len(ids))
+        _finish(folder, header, [done[row] for row in range(len(ids))], frames)
+
+
+def _decode(
+    rows: list[int], names: list[bytes], config: MelConfig, frames: int, workers: int | None
+) -> Iterator[tuple[int, Outcome]]:
+    """Yield each row and what its file decoded to, in order."""
+    if workers is None:
+        workers = os.cpu_count() or 1
+    # A process starts in the time it takes to decode a dozen songs.
+    n_workers = min(workers, len(rows) // 12)
+    load = partial(load_mel, config=config, frames=frames)
+    with Decoders(load, n_workers, DEADLINE, (BANDS, frames)) as decoders:
+        yield from zip(rows, decoders.map(names[row] for row in rows), strict=True)
+
+
+class _Journal:
+    """Finished songs, put on the disk in groups: first their mels, then the lines about them."""
+
+    def __init__(self, path: Path, mels: np.memmap, done: dict[int, dict[str, Any]]) -> None:
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        self._mels, self._done = mels, done
+        self._lines: list[str] = []
+        self._since = time.monotonic()
+
+    def __enter__(self) -> "_Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._commit()
+        self._file.close()
+
+    def note(self, row: int, id_: str, name: bytes, outcome: Outcome) -> None:
+        """Keep the song's mel, or the reason why there is none."""
+        if outcome.song is None:
+            entry: dict[str, Any] = {"row": row, "id": id_, "path": _display(name)}
+            entry |= {"code": outcome.code, "message": outcome.message}
+        else:
+            song, frames = outcome.song, self._mels.shape[2]
+            length = min(song.n_frames, frames)
+            values = (id_, row, song.n_frames, length, song.start_frame, song.status)
+            entry = dict(zip(_SONG_KEYS, (*values, song.duration_s), strict=True))
+            if length < frames:
+                entry["start"] = 0
+            self._mels[row].reshape(-1)[: BANDS * length] = _unrolled(
+                song.mel, length, song.start_frame
+            ).reshape(-1)
+        self._done[row] = entry
+        self._lines.append(json.dumps(entry) + "\n")
+        late = time.monotonic() - self._since > _COMMIT_SECONDS
+        if late or len(self._lines) >= _COMMIT_SONGS:
+            self._commit()
+
+    def _commit(self) -> None:
+        self._mels.flush()
+        self._file.writelines(self._lines)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._lines, self._since = [], time.monotonic()
+
+
+def _unrolled(mel: np.ndarray, length: int, start: int) -> np.ndarray:
+    """Return (96, length) of a crop; one of a repeated, shorter song is turned back to frame 0."""
+    if length == mel.shape[1]:
+        return mel
+    return mel[:, (np.arange(length) - start) % length]
+
+
+def _header(
+    names: list[bytes], ids: Sequence[str], config: MelConfig, frames: int
+) -> dict[str, Any]:
+    """Return what a store is of: equal headers, equal stores."""
+    songs = hashlib.sha256()
+    for id_, name in zip(ids, names, strict=True):
+        try:
+            about = os.stat(name)
+            state = (about.st_size, about.st_mtime_ns)
+        except OSError:
+            state = (-1, -1)
+        songs.update(json.dumps([str(id_), *state]).encode())
+    header = {"format": FORMAT, "mel": config.to_dict(), "frames": frames, "n_songs": len(ids)}
+    return header | {"songs_hash": songs.hexdigest()}
+
+
+def _check_same(folder: Path, found: dict[str, Any], header: dict[str, Any]) -> None:
+    """Refuse to mix songs of two kinds in one store.
+
+    Raises:
+        InputError: what is in the folder is a store of something else.
+    """
+    words = {"mel": "mel preset", "frames": "--frames", "n_songs": "number of songs"}
+    other = [key for key in header if found.get(key) != header[key]]
+    if not other:
+        return
+    texts = []
+    for key in other:
+        was, now = found.get(key), header[key]
+        if key == "mel":
+            was, now = (was or {}).get("preset"), now["preset"]
+        texts.append(
+            f"{words[key]} was {was}, got {now}" if key in words else "the songs' files differ"
+        )
+    raise InputError(
+        f"{folder}: holds the mels of something else ({'; '.join(texts)}), and one store must "
+        "not mix them; choose another folder, or remove this one"
+    )
+
+
+def _read_journal(folder: Path, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Return row -> entry of the songs an earlier run finished; start a journal if there is none.
+
+    Raises:
+        InputError: the earlier run was of something else.
+    """
+    path = folder / _JOURNAL
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    entries = [_parsed(line) for line in lines[:-1]]  # a torn last line has no newline
+    if not entries or not (folder / MELS).is_file():
+        path.write_text(json.dumps(header) + "\n", encoding="utf-8")
+        return {}
+    _check_same(folder, entries[0], header)
+    if lines[-1]:
+        path.write_bytes(b"\n".join(lines[:-1]) + b"\n")
+    return {entry["row"]: entry for entry in entries[1:] if "row" in entry}
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _allocate(folder: Path, header: dict[str, Any], n_songs: int, frames: int) -> np.memmap:
+    """Return the mapped (N, 96, F) float16 file, its space reserved.
+
+    Without the reservation a full disk would be a bus error in the middle.
+    """
+    path, shape = folder / MELS, (n_songs, BANDS, frames)
+    if path.is_file():
+        try:
+            mels = np.load(path, mmap_mode="r+", allow_pickle=False)
+        except ValueError as error:
+            raise InputError(f"{path}: damaged ({error}); remove {folder}") from error
+        if mels.shape == shape and mels.dtype == np.float16:
+            return mels
+    try:
+        mels = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+    return mels
+
+
+def _finish(
+    folder: Path, header: dict[str, Any], entries: list[dict[str, Any]], frames: int
+) -> None:
+    """Write the sidecar, which makes the store a finished one."""
+    songs = [entry for entry in entries if "code" not in entry]
+    failed = [
+        {key: str(entry[key]) for key in ("id", "path", "code", "message")}
+        for entry in entries
+        if "code" in entry
+    ]
+    if not songs:
+        (folder / _JOURNAL).unlink(missing_ok=True)
+        (folder / MELS).unlink(missing_ok=True)
+        first = failed[0]
+        raise InputError(
+            f"{folder}: none of {len(failed)} songs could be decoded; "
+            f"the first: {first['path']}: {first['message']}"
+        )
+    columns = {key: [song[key] for song in songs] for key in _SONG_KEYS}
+    content = json.dumps([header, columns, [one["id"] for one in failed]])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    write_json(folder / SIDECAR, header | {"hash": digest, "songs": columns, "failed": failed})
+    (folder / _JOURNAL).unlink(missing_ok=True)
+
+
+def _display(name: bytes) -> str:
+    """Return a path for people: bytes that are no UTF-8 are escaped."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from building in the same folder.
+
+    Raises:
+        InputError: one is at it.
+    """
+    with open(folder / _LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder}: another process is writing this mel store; wait for it"
+            ) from None
+        yield

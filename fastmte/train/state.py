@@ -1,0 +1,92 @@
+"""The state of an unfinished training on disk: whole after any kill, and no pickle."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from fastmte.errors import InputError
+from fastmte.files import write_json
+
+SETTINGS, STATE = "state.json", "state.safetensors"
+
+
+def save_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write what the training is of; it does not change while it runs."""
+    write_json(folder / SETTINGS, settings)
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on with a training that was begun with other settings or data.
+
+    Raises:
+        InputError: names what differs, with both values.
+    """
+    path = folder / SETTINGS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); train again with --force") from error
+    settings = json.loads(json.dumps(settings))
+    texts = [
+        f"{key} was {_short(found.get(key))}, is {_short(settings.get(key))}"
+        for key in {**found, **settings}
+        if found.get(key) != settings.get(key)
+    ]
+    if texts:
+        raise InputError(f"{folder}: cannot resume, {'; '.join(texts)}; train again with --force")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def save_state(folder: Path, progress: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write the tensors with the numbers that belong to them, as one file, in one step.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    path = folder / STATE
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    packed = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        try:
+            # Straight to the file: a state is gigabytes, twice is too much to hold.
+            safetensors.torch.save_file(packed, temporary, {"progress": json.dumps(progress)})
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from error
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_state(folder: Path, device: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Return the last saved progress and its tensors, or None if there is none yet.
+
+    Raises:
+        InputError: the file is no state of a training.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    try:
+        with safetensors.safe_open(path, "pt", device=device) as file:
+            progress = json.loads((file.metadata() or {})["progress"])
+            return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: no state of a training ({error})") from error
+
+
+def remove_state(folder: Path) -> None:
+    """Remove what only an unfinished training needs."""
+    for name in (STATE, SETTINGS):
+        (folder / name).unlink(missing_ok=True)
