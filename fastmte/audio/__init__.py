@@ -1,1 +1,1 @@
-"""From files to 12 kHz mono samples."""
+"""From files to mono samples at the rate of the mels."""

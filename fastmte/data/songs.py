@@ -1,0 +1,106 @@
+"""From the file of a song to the mels a model sees."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmte.audio.decode import AudioError, AudioFile, open_audio
+from fastmte.audio.resample import n_resampled, resample, source_range
+from fastmte.crop import FRAMES, centre_start, crop_mel
+from fastmte.mel import MelConfig, mel_spectrogram, n_frames, sample_range
+
+_TRIES = 3  # a damaged file may turn out shorter than it was just counted
+
+
+@dataclass(frozen=True)
+class SongMel:
+    """The centre of a song.
+
+    Attributes:
+        mel: (M, F) float32, dB.
+        n_samples: of the whole song, at the mel's sample rate.
+        n_frames: of the whole song.
+        start_frame: where ``mel`` begins.
+        duration_s: of the whole song as far as it can be decoded, seconds.
+        sample_rate: of the file, Hz.
+        channels: of the file.
+        status: ``"ok"``; ``"ok_short"``, a song shorter than the crop, repeated;
+            ``"silent"``, nothing to hear in the crop.
+        warnings: what is odd about the file, in words.
+    """
+
+    mel: NDArray[np.float32]
+    n_samples: int
+    n_frames: int
+    start_frame: int
+    duration_s: float
+    sample_rate: int
+    channels: int
+    status: str
+    warnings: tuple[str, ...]
+
+
+def load_mel(path: str | bytes | Path, config: MelConfig, frames: int = FRAMES) -> SongMel:
+    """Return the centre crop of a song; only the part of the file it needs is decoded.
+
+    Args:
+        path: an audio file; any name, bytes too.
+        config: what mels to compute.
+        frames: F, the frames of the crop. A shorter song is repeated to fill it.
+
+    Raises:
+        AudioError: the file cannot be read as music, or is shorter than one frame.
+    """
+    with open_audio(path) as file:
+        for _ in range(_TRIES):
+            song = _load(file, config, frames)
+            if song is not None:
+                return song
+            file.measure()
+        raise AudioError("DAMAGED", path, "it decodes to another length each time")
+
+
+def _load(file: AudioFile, config: MelConfig, frames: int) -> SongMel | None:
+    """Return the centre crop, or None if the file ends before its end."""
+    rate = config.sample_rate
+    n_samples = n_resampled(file.n_samples, file.sample_rate, rate, config.resampler)
+    if n_samples < config.frame_size:
+        what = f"{file.n_samples / file.sample_rate:.3f} s is shorter than one frame"
+        raise AudioError("TOO_SHORT", file.path, f"{what} ({config.frame_size / rate:.3f} s)")
+    total = n_frames(n_samples, config)
+    start = centre_start(total, frames)
+    is_short = total < frames
+    first, last = (0, total) if is_short else (start, start + frames)
+    begin, end = sample_range(first, last, n_samples, config)
+    source = source_range(begin, end, file.n_samples, file.sample_rate, rate, config.resampler)
+    audio = file.read(*source)
+    if len(audio) < source[1] - source[0]:
+        return None
+    samples = resample(
+        audio, file.sample_rate, rate, config.resampler, begin, end, source[0], file.n_samples
+    )
+    mel = mel_spectrogram(samples, config, first, last - first, begin, n_samples)
+    if not np.isfinite(mel).all():
+        raise AudioError("NONFINITE", file.path, "its samples are too large to be music")
+    is_silent = bool((mel <= config.floor_db).all())
+    warnings = list(file.warnings)
+    if is_short:
+        seconds = frames * config.hop / rate
+        have = n_samples / rate
+        warnings.append(f"shorter than the crop: {have:.1f} s repeated to {seconds:.1f} s")
+        mel = crop_mel(mel, frames)
+    if is_silent:
+        warnings.append("nothing but silence in the crop")
+    return SongMel(
+        mel=mel,
+        n_samples=n_samples,
+        n_frames=total,
+        start_frame=start,
+        duration_s=file.n_samples / file.sample_rate,
+        sample_rate=file.sample_rate,
+        channels=file.channels,
+        status="silent" if is_silent else "ok_short" if is_short else "ok",
+        warnings=tuple(warnings),
+    )
