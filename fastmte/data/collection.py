@@ -8,6 +8,7 @@ from fastmte.errors import InputError
 from fastmte.labels import MOOD_THEME_TAGS, strip_prefix
 
 PARTS = ("train", "validation", "test")
+_PLACES = ("data/splits/split-{split}", "splits/split-{split}", "split-{split}", ".")
 _TAG_LISTS = ("data/tags/moodtheme_split.txt", "tags/moodtheme_split.txt", "tags.txt")
 
 
@@ -34,13 +35,20 @@ class Collection:
         """The labels: the tags that training songs have, in the task's order."""
         return self.train.tags
 
+    @staticmethod
+    def is_in(folder: str | Path) -> bool:
+        """Return whether a folder has a table of training songs where ``open`` looks for one."""
+        names = [f"{place.format(split='*')}/*-{PARTS[0]}.tsv" for place in _PLACES]
+        return any(True for name in names for _ in Path(folder).glob(name))
+
     @classmethod
     def open(cls, folder: str | Path, split: int = 0) -> "Collection":
         """Read the collection in a folder.
 
-        The tables are looked for in ``data/splits/split-S/``, ``splits/split-S/`` and the
-        folder itself. The tags are the task's 56, or the ones listed, one a line, in
-        ``data/tags/moodtheme_split.txt``, ``tags/moodtheme_split.txt`` or ``tags.txt``.
+        The tables are looked for in ``data/splits/split-S/``, ``splits/split-S/``,
+        ``split-S/`` and the folder itself. The tags are the task's 56, or the ones
+        listed, one a line, in ``data/tags/moodtheme_split.txt``,
+        ``tags/moodtheme_split.txt`` or ``tags.txt``.
 
         Args:
             folder: the dataset's clone, its ``data`` folder, or one that looks like it.
@@ -97,7 +105,7 @@ def _find_tables(folder: Path, split: int) -> dict[str, Path]:
         raise InputError(f"{folder}: is no folder")
     if not any(folder.iterdir()):
         raise InputError(f"{folder}: is empty")
-    places = [f"data/splits/split-{split}", f"splits/split-{split}", f"split-{split}", "."]
+    places = [place.format(split=split) for place in _PLACES]
     for place in places:
         tables = {name: _table(folder / place, name) for name in PARTS}
         found = {name: path for name, path in tables.items() if path is not None}

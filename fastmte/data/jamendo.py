@@ -43,6 +43,18 @@ class Songs:
         columns = [self.tags.index(tag) for tag in tags]
         return replace(self, tags=tuple(tags), labels=self.labels[:, columns])
 
+    def only(self, keep: np.ndarray) -> "Songs":
+        """Return the songs where ``keep``, (N,) bool, is true."""
+        index = np.flatnonzero(keep)
+        return Songs(
+            ids=tuple(self.ids[i] for i in index),
+            artists=tuple(self.artists[i] for i in index),
+            paths=tuple(self.paths[i] for i in index),
+            durations=self.durations[index],
+            labels=self.labels[index],
+            tags=self.tags,
+        )
+
 
 @dataclass(frozen=True)
 class _Row:

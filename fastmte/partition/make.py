@@ -94,13 +94,14 @@ def _dkmeans_published(task: _Task) -> _Made:
 
 
 def _kmeans(task: _Task) -> _Made:
+    n_places = len(np.unique(task.centroids, axis=0))
+    if n_places < task.n_members:
+        raise InputError(
+            f"kmeans: the labels have only {n_places} distinct centroids, too few for "
+            f"{task.n_members} members"
+        )
     model = kmeans(task.n_members, task.seed).fit(task.centroids)
     member = _numbered_by_first_label(model.labels_)
-    if member.max() + 1 < task.n_members:
-        raise InputError(
-            f"kmeans: the labels have only {member.max() + 1} distinct centroids, "
-            f"too few for {task.n_members} members"
-        )
     return member, {"seed": task.seed, "inertia": float(model.inertia_)}
 
 
