@@ -89,7 +89,7 @@ class MelStore:
         path, frames, rows = folder / MELS, sidecar["frames"], sidecar["songs"]["row"]
         try:
             mels = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path}: not the mels of this store ({error}); build it again") from (
                 error
             )
@@ -242,7 +242,7 @@ def _load_npy(path: Path) -> np.ndarray:
     try:
         # A mapping refuses a header that claims more than the file holds.
         mel = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a mel in .npy ({error})") from error
     if mel.ndim != 2 or mel.shape[0] != BANDS or not mel.shape[1]:
         raise InputError(f"{path}: must be ({BANDS}, frames), got {mel.shape}")

@@ -216,7 +216,7 @@ def _allocate(folder: Path, header: dict[str, Any], n_songs: int, frames: int) -
     if path.is_file():
         try:
             mels = np.load(path, mmap_mode="r+", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise InputError(f"{path}: damaged ({error}); remove {folder}") from error
         if mels.shape == shape and mels.dtype == np.float16:
             return mels

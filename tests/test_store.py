@@ -1,0 +1,357 @@
+"""The mel store gives back what the songs' files hold, or says which song it has not."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from fastmte.crop import centre_start, crop_mel
+from fastmte.data import store_build
+from fastmte.data.batches import LabelledMels
+from fastmte.data.songs import load_mel
+from fastmte.data.store import FORMAT, MELS, SIDECAR, MelStore
+from fastmte.errors import InputError
+from fastmte.mel import MelConfig
+
+CONFIG = MelConfig.of("mtg2019")
+FRAMES = 40
+SECONDS = (0.3, 0.9, 1.0, 2.0)  # 16, 44, 48 and 95 frames
+
+
+def write_songs(folder: Path, seconds: tuple[float, ...] = SECONDS) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(5)
+    paths = []
+    for i, length in enumerate(seconds):
+        paths.append(folder / f"song-{i}.wav")
+        soundfile.write(paths[-1], random.normal(0, 0.1, int(length * 12000)), 12000)
+    return paths
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.stem for path in paths]
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> list[Path]:
+    return write_songs(tmp_path / "songs")
+
+
+def whole_mel(path: Path) -> np.ndarray:
+    n_frames = load_mel(path, CONFIG, FRAMES).n_frames
+    return load_mel(path, CONFIG, n_frames).mel.astype(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_store_holds_the_songs_middles(
+    songs: list[Path], tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if workers:  # so few songs are decoded without processes
+        songs = write_songs(tmp_path / "songs", SECONDS * 6)
+    told: list[tuple[int, int]] = []
+    store = MelStore.build(
+        songs,
+        names(songs),
+        tmp_path / "store",
+        CONFIG,
+        FRAMES,
+        workers,
+        lambda done, total: told.append((done, total)),
+    )
+    assert told == [(i + 1, len(songs)) for i in range(len(songs))]
+    assert store.ids == tuple(names(songs))
+    assert len(store) == len(songs)
+    assert store.n_frames.tolist()[:4] == [16, 44, 48, 95]
+    assert store.lengths.tolist()[:4] == [16, 40, 40, 40]
+    assert store.starts.tolist()[:4] == [0, 2, 4, 27]
+    assert store.failed == ()
+    crops = store.gather(np.arange(len(songs)), FRAMES)
+    assert crops.dtype == torch.float32
+    for crop, path in zip(crops.numpy(), songs, strict=True):
+        expected = load_mel(path, CONFIG, FRAMES).mel
+        np.testing.assert_array_equal(crop, expected.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("frames", [1, 15, 16, 17, 39, 40])
+def test_narrower_crops_are_of_the_song_to_the_frame(
+    songs: list[Path], tmp_path: Path, frames: int
+) -> None:
+    store = MelStore.build(songs, names(songs), tmp_path / "store", CONFIG, FRAMES)
+    for row, path in enumerate(songs):
+        mel = whole_mel(path)
+        got = store.gather(torch.tensor([row]), frames, "centre")[0].numpy()
+        np.testing.assert_array_equal(got, crop_mel(mel, frames))
+        np.testing.assert_array_equal(store.gather([row], frames, None)[0].numpy(), got)
+        if frames <= store.lengths[row]:
+            start = torch.tensor([int(store.lengths[row]) - frames])
+            first = int(store.starts[row] + start)
+            part = store.gather(torch.tensor([row]), frames, start)[0].numpy()
+            np.testing.assert_array_equal(part, mel[:, first : first + frames])
+
+
+def test_a_store_is_not_asked_for_more_than_it_holds(songs: list[Path], tmp_path: Path) -> None:
+    store = MelStore.build(songs, names(songs), tmp_path / "store", CONFIG, FRAMES)
+    assert store.gather([0], 60).shape == (1, 96, 60)  # the whole song is there, and is repeated
+    with pytest.raises(InputError, match="holds 40 frames a song, 60 are wanted; prepare"):
+        store.gather([0, 3], 60)
+
+
+def test_damaged_songs_are_listed_and_left_out(songs: list[Path], tmp_path: Path) -> None:
+    songs[1].write_bytes(b"")
+    songs[3].write_text("<html>not found</html>")
+    songs.append(tmp_path / "songs" / "gone.wav")
+    store = MelStore.build(songs, names(songs), tmp_path / "store", CONFIG, FRAMES)
+    assert store.ids == ("song-0", "song-2")
+    assert [one["id"] for one in store.failed] == ["song-1", "song-3", "gone"]
+    assert [one["code"] for one in store.failed] == ["EMPTY", "NOT_AUDIO", "VANISHED"]
+    assert all(one["message"] and one["path"] for one in store.failed)
+    expected = load_mel(songs[2], CONFIG, FRAMES).mel.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(store.gather([1], FRAMES)[0].numpy(), expected)
+    assert store.index_of(["song-2", "song-0"]).tolist() == [1, 0]
+    assert store.has("song-0")
+    assert not store.has("song-1")
+    with pytest.raises(InputError, match=r"song-1: not in the mel store \(2 songs of 3 are not\)"):
+        store.index_of(["song-1", "song-0", "song-3"])
+
+
+def test_no_song_at_all_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of 1 songs could be decoded; the first: .*a\.wav"):
+        MelStore.build([tmp_path / "a.wav"], ["a"], tmp_path / "store", CONFIG, FRAMES)
+    assert not (tmp_path / "store" / MELS).exists()
+    with pytest.raises(InputError, match="no finished mel store"):
+        MelStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize(("n", "ids"), [(0, []), (2, ["a", "a"]), (2, ["a"])])
+def test_songs_need_distinct_ids(songs: list[Path], tmp_path: Path, n: int, ids: list[str]) -> None:
+    with pytest.raises(InputError, match="needs songs of distinct ids"):
+        MelStore.build(songs[:n], ids, tmp_path / "store", CONFIG, FRAMES)
+    assert not (tmp_path / "store").exists()
+
+
+class Counted:
+    """``load_mel`` that notes which songs it is asked for, and may break off."""
+
+    def __init__(self, stop_after: int = 1000) -> None:
+        self.paths: list[str] = []
+        self.stop_after = stop_after
+
+    def __call__(self, path: bytes, config: MelConfig, frames: int) -> object:
+        if len(self.paths) == self.stop_after:
+            raise KeyboardInterrupt
+        self.paths.append(Path(os.fsdecode(path)).stem)
+        return load_mel(path, config, frames)
+
+
+def test_an_interrupted_build_goes_on(
+    songs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    songs[0].write_bytes(b"")
+    build = partial(MelStore.build, songs, names(songs), config=CONFIG, frames=FRAMES, workers=0)
+    monkeypatch.setattr(store_build, "load_mel", Counted(stop_after=2))
+    with pytest.raises(KeyboardInterrupt):
+        build(folder=tmp_path / "store")
+    with pytest.raises(InputError, match="no finished mel store"):
+        MelStore.open(tmp_path / "store")
+    with open(tmp_path / "store" / "journal.jsonl", "ab") as file:
+        file.write(b'{"row": 2, "id": "so')  # cut off by a power failure
+    rest = Counted()
+    monkeypatch.setattr(store_build, "load_mel", rest)
+    store = build(folder=tmp_path / "store")
+    assert rest.paths == ["song-2", "song-3"]
+    fresh = build(folder=tmp_path / "fresh")
+    assert store.hash == fresh.hash
+    assert torch.equal(store.gather([0, 1, 2], FRAMES), fresh.gather([0, 1, 2], FRAMES))
+    assert not (tmp_path / "store" / "journal.jsonl").exists()
+    rest.paths.clear()
+    build(folder=tmp_path / "store")
+    assert rest.paths == []
+
+
+KILLED = """
+import sys
+from fastmte.data.store import MelStore
+from fastmte.data import store_build
+from fastmte.mel import MelConfig
+store_build._COMMIT_SONGS = 3
+paths = sys.argv[2:]
+ready = lambda done, total: print(done, flush=True)
+MelStore.build(paths, paths, sys.argv[1], MelConfig.of("mtg2019"), 40, 0, ready)
+"""
+
+
+def test_a_killed_build_keeps_its_songs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    songs = write_songs(tmp_path / "songs", (1.0,) * 300)
+    root = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "store"), *map(str, songs)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *sys.path])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= 10:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    rest = Counted()
+    monkeypatch.setattr(store_build, "load_mel", rest)
+    ids = [str(path) for path in songs]
+    store = MelStore.build(songs, ids, tmp_path / "store", CONFIG, FRAMES, 0)
+    assert len(rest.paths) <= 300 - 9
+    fresh = MelStore.build(songs, ids, tmp_path / "fresh", CONFIG, FRAMES, 0)
+    everything = np.arange(300)
+    assert torch.equal(store.gather(everything, FRAMES), fresh.gather(everything, FRAMES))
+
+
+def test_a_store_is_never_of_two_kinds(songs: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    store = MelStore.build(songs, names(songs), folder, CONFIG, FRAMES)
+    other = MelConfig.of("mtg2023")
+    for change, message in [
+        ({"config": other}, "mel preset was mtg2019, got mtg2023"),
+        ({"frames": 41}, "--frames was 40, got 41"),
+        ({"paths": songs[:3], "ids": names(songs[:3])}, "number of songs was 4, got 3"),
+        ({"ids": ["a", "b", "c", "d"]}, "the songs' files differ"),
+    ]:
+        settings = {"paths": songs, "ids": names(songs), "config": CONFIG, "frames": FRAMES}
+        with pytest.raises(InputError, match=message):
+            MelStore.build(folder=folder, **(settings | change))
+    store.require(CONFIG)
+    with pytest.raises(InputError, match=r"of preset mtg2019 where mtg2023 is wanted: .* --mel"):
+        store.require(other)
+    os.utime(songs[0], (1, 1))
+    with pytest.raises(InputError, match="the songs' files differ"):
+        MelStore.build(songs, names(songs), folder, CONFIG, FRAMES)
+
+
+def test_two_builds_do_not_share_a_folder(songs: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process is writing"):
+            MelStore.build(songs, names(songs), folder, CONFIG, FRAMES)
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing(
+    songs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        MelStore.build(songs, names(songs), tmp_path / "store", CONFIG, FRAMES)
+    assert caught.value.filename == str(tmp_path / "store" / MELS)
+    assert not (tmp_path / "store" / MELS).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (SIDECAR, b"{", "not JSON"),
+        (SIDECAR, b'{"format": "other"}', "not of the format"),
+        (SIDECAR, b"[]", "not of the format"),
+        (MELS, b"", "not the mels of this store"),
+        (MELS, None, "not the mels of this store"),
+    ],
+)
+def test_a_damaged_store_is_not_opened(
+    songs: list[Path], tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    MelStore.build(songs, names(songs), tmp_path / "store", CONFIG, FRAMES)
+    path = tmp_path / "store" / name
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(InputError, match=message):
+        MelStore.open(tmp_path / "store")
+
+
+def test_another_array_is_not_opened(songs: list[Path], tmp_path: Path) -> None:
+    MelStore.build(songs, names(songs), tmp_path / "store", CONFIG, FRAMES)
+    np.save(tmp_path / "store" / MELS, np.zeros((4, 96, FRAMES), np.float32))
+    with pytest.raises(InputError, match=r"must be \(N, 96, 40\) float16, got .* float32"):
+        MelStore.open(tmp_path / "store")
+    assert json.loads((tmp_path / "store" / SIDECAR).read_text())["format"] == FORMAT
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_published_mels_are_read_where_they_are(
+    tmp_path: Path, rng: np.random.Generator, dtype: type
+) -> None:
+    mels = [rng.normal(-40, 10, (96, n)).astype(dtype) for n in (30, 57, 100)]
+    paths = [tmp_path / f"{i}.npy" for i in range(3)]
+    for path, mel in zip(paths, mels, strict=True):
+        np.save(path, mel)
+    store = MelStore.from_npy(paths)
+    assert store.ids == ("0", "1", "2")
+    assert store.mel == CONFIG
+    assert store.lengths.tolist() == [30, 57, 100]
+    crops = store.gather([2, 0, 1], FRAMES).numpy()
+    for crop, row in zip(crops, [2, 0, 1], strict=True):
+        np.testing.assert_array_equal(crop, crop_mel(mels[row], FRAMES))
+    starts = torch.tensor([60, 17])
+    crops = store.gather([2, 1], FRAMES, starts).numpy()
+    np.testing.assert_array_equal(crops[0], mels[2][:, 60:100])
+    np.testing.assert_array_equal(crops[1], mels[1][:, 17:57])
+    assert store.gather([], FRAMES).shape == (0, 96, FRAMES)
+    assert MelStore.from_npy(paths, ["a", "b", "c"], MelConfig.of("mtg2023")).hash != store.hash
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((95, 10), np.float32), r"must be \(96, frames\), got \(95, 10\)"),
+        (np.zeros((96, 0), np.float32), r"must be \(96, frames\), got \(96, 0\)"),
+        (np.zeros((96, 10, 2), np.float32), r"must be \(96, frames\)"),
+        (np.zeros((96, 10), np.float64), "must be float32 or float16, got float64"),
+        (b"no array", "not a mel in .npy"),
+        (np.array([{"a": 1}], object), "not a mel in .npy"),
+    ],
+)
+def test_other_arrays_are_no_mels(tmp_path: Path, array: np.ndarray | bytes, message: str) -> None:
+    if isinstance(array, bytes):
+        (tmp_path / "a.npy").write_bytes(array)
+    else:
+        np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(InputError, match=message):
+        MelStore.from_npy([tmp_path / "a.npy"])
+
+
+def test_batches_carry_the_labels_of_their_songs(songs: list[Path], tmp_path: Path) -> None:
+    store = MelStore.build(songs, names(songs), tmp_path / "store", CONFIG, FRAMES)
+    labels = np.array([[True, False], [False, False], [False, True]])
+    data = LabelledMels(store, store.index_of(["song-3", "song-0", "song-1"]), labels)
+    mels, truth = data.batch(torch.tensor([2, 0]), FRAMES)
+    assert torch.equal(mels, store.gather([1, 3], FRAMES))
+    assert truth.tolist() == [[False, True], [True, False]]
+    assert data.lengths.tolist() == [40, 16, 40]
+    digests = {
+        data.digest(),
+        LabelledMels(store, data.index, ~labels).digest(),
+        LabelledMels(store, data.index[::-1].copy(), labels).digest(),
+    }
+    assert len(digests) == 3
+
+
+def test_the_centre_is_the_songs_and_not_the_stored_parts(tmp_path: Path) -> None:
+    songs = write_songs(tmp_path / "songs", (1.0, 1.02, 1.04, 1.07, 1.09))
+    store = MelStore.build(songs, names(songs), tmp_path / "store", CONFIG, FRAMES)
+    seen = set()
+    for row, path in enumerate(songs):
+        mel = whole_mel(path)
+        for frames in (10, 11):
+            start = centre_start(mel.shape[1], frames)
+            got = store.gather([row], frames)[0].numpy()
+            np.testing.assert_array_equal(got, mel[:, start : start + frames])
+            seen.add(start - store.starts[row] - centre_start(FRAMES, frames))
+    assert seen == {0, 1}
