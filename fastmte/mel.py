@@ -35,7 +35,7 @@ class MelConfig:
     bands: int = 96
     resampler: Literal["sinc", "linear"] = "sinc"
     db_per_decade: int = 10
-    floor_db: float = -90.0
+    floor_db: float = -100.0
 
     def __post_init__(self) -> None:
         """Refuse what no spectrogram can be made of.
@@ -88,7 +88,8 @@ class MelConfig:
 
 PRESETS = {
     # What MTG's published mels and weights were made with in 2019: the Essentia of then ignored
-    # the factor 2 of `lin2db`, resampled with libsamplerate's medium sinc and cut at 1e-9.
+    # the factor 2 of `lin2db` and resampled with libsamplerate's medium sinc. Its wheels of that
+    # year cut at 1e-10, a source tree of June 2019 at 1e-9 (-90 dB); only near silence differs.
     "mtg2019": MelConfig("mtg2019"),
     # What MTG's script of today gives with today's Essentia: linear resampling, 20 log10(power).
     "mtg2023": MelConfig("mtg2023", resampler="linear", db_per_decade=20, floor_db=-200.0),

@@ -17,6 +17,20 @@ def _add(
 
 
 @njit(cache=True, nogil=True)
+def _add_both(
+    near: NDArray[np.float64],  # IN, OUT (B,)
+    tap: float,  # IN
+    far: NDArray[np.float64],  # IN, OUT (B,)
+    slope: float,  # IN
+    x: NDArray[np.float32],  # IN (B,)
+) -> None:
+    """Add ``tap * x`` to ``near`` and ``slope * x`` to ``far``."""
+    for b in range(near.shape[0]):
+        near[b] += tap * x[b]
+        far[b] += slope * x[b]
+
+
+@njit(cache=True, nogil=True)
 def polyphase(
     rows: NDArray[np.float32],  # IN (M, W): input sample q * M + m of the chunk at [m, q]
     base: NDArray[np.int64],  # IN (P,): first input sample, of the chunk, a phase's filter covers
@@ -54,8 +68,9 @@ def polyphase(
         for j in range(n_taps):
             q = (base[p] + j) // n_rows
             x = rows[(base[p] + j) % n_rows, q : q + n_along]
-            _add(near, taps[0, j], x)
-            if drift != 0.0:
-                _add(far, taps[1, j] - taps[0, j], x)
+            if drift == 0.0:
+                _add(near, taps[0, j], x)
+            else:
+                _add_both(near, taps[0, j], far, taps[1, j] - taps[0, j], x)
         for b in range(n_along):
             out[p, b] = near[b] + along[b] * far[b]

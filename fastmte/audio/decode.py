@@ -18,7 +18,9 @@ from fastmte.errors import InputError
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; what lies outside is a damaged header
 MAX_CHANNELS = 64
 _BLOCK = 65536  # samples a channel decoded at once; bounds the memory beside the result
-_TAIL = 64  # samples read at the end a header promises, to see whether they are there
+_TAIL = 8192  # samples read at the end a header promises: some Ogg files end a few early, and
+# libvorbis decodes a whole song to seek to where it has none
+_WORTH_A_WORD = 0.1  # seconds missing that are no matter of an encoder's padding
 _PRE_ROLL = 12 * 1152  # an mp3 frame refers up to 9 frames back; libsndfile seeks with none
 _MP3_LEAST, _MP3_MOST = np.float32(-1), np.float32(32767 / 32768)  # range of a 16-bit decoder
 _UNKNOWN_LENGTH = 2**40  # libsndfile's answer for streams that do not tell is near 2**63
@@ -195,7 +197,7 @@ class AudioFile:
         counted = sum(len(block) for block in self._blocks(0, _UNKNOWN_LENGTH))
         if not counted:
             raise AudioError("DAMAGED", self.path, "no sample of it can be decoded")
-        if counted < claimed < _UNKNOWN_LENGTH:
+        if counted + _WORTH_A_WORD * self.sample_rate < claimed < _UNKNOWN_LENGTH:
             promised, there = claimed / self.sample_rate, counted / self.sample_rate
             text = f"truncated or damaged: {there:.1f} s of {promised:.1f} s can be decoded"
             self.warnings.append(text)
@@ -225,14 +227,14 @@ class AudioFile:
             raise AudioError("UNSUPPORTED", self.path, what)
 
     def _check_length(self) -> int:
-        """Return the samples there are; O(1) unless the header is wrong."""
+        """Return the samples there are; O(1) unless the header is far wrong."""
         claimed = int(self._file.frames)
         if claimed <= 0:
             raise AudioError("EMPTY", self.path, "it has no samples")
         if claimed < _UNKNOWN_LENGTH:
-            tail = max(0, claimed - _TAIL)
-            if sum(len(block) for block in self._blocks(tail, claimed)) == claimed - tail:
-                return claimed
+            start = max(0, claimed - _TAIL)
+            if there := sum(len(block) for block in self._blocks(start, claimed)):
+                return start + there
         return self.measure()
 
     def _blocks(self, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
@@ -244,11 +246,12 @@ class AudioFile:
         except soundfile.LibsndfileError:
             return
         while position < stop:
-            block = self._decode(position, min(_BLOCK, stop - position))
-            if not len(block):
-                return
+            asked = min(_BLOCK, stop - position)
+            block = self._decode(position, asked)
             yield block[max(0, start - position) :]
             position += len(block)
+            if len(block) < asked:
+                return
 
     def _decode(self, position: int, count: int) -> NDArray[np.float32]:
         """Return up to ``count`` samples, all there are before the first that is damaged."""

@@ -58,7 +58,8 @@ def n_resampled(n_samples: int, sample_rate: int, target: int, method: Method = 
     ratio = _Ratio(sample_rate, target)
     n = math.floor(n_samples * ratio.ratio) + 2
     if method == "sinc":
-        while n > 0 and n * ratio.step > n_samples:
+        # libsamplerate stops where the next output but one would reach the end
+        while n > 0 and n * ratio.step >= n_samples:
             n -= 1
     else:
         while n > 0 and (n - 1) * ratio.step >= n_samples:
