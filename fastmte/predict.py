@@ -1,0 +1,319 @@
+"""Scores of songs: of files into a tagged folder, and of a mel store into memory."""
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastmte.checkpoint import Checkpoint
+from fastmte.crop import FRAMES
+from fastmte.data.inputs import Found, SongFile, find_songs
+from fastmte.data.parts import FAILURES, Row
+from fastmte.data.shards import TagStore, open_store
+from fastmte.data.songs import load_mel
+from fastmte.data.workers import Decoders, Outcome
+from fastmte.ensemble import FusedEnsemble
+from fastmte.errors import InputError
+from fastmte.mel import MelConfig
+
+BATCH_SIZE = 16
+DEADLINE = 60.0
+
+
+class Store(Protocol):
+    """What ``predict_store`` needs of a mel store."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, index: Tensor, frames: int, starts: Literal["centre"]) -> Tensor:
+        """Return the crops (B, 96, frames) of the songs ``index`` (B,)."""
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        n_songs: songs asked for.
+        n_before: of them, those that earlier runs have done.
+        n_done: of them, those done now or before.
+        n_failed: of those done now.
+        row: the song that was finished last; it is on disk when its shard is.
+    """
+
+    n_songs: int
+    n_before: int
+    n_done: int
+    n_failed: int = 0
+    row: Row | None = None
+
+    def add(self, row: Row) -> None:
+        """Count a song that is finished."""
+        self.n_done += 1
+        self.n_failed += row.status in FAILURES
+        self.row = row
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """What became of the songs of a run.
+
+    Attributes:
+        n_songs: songs asked for.
+        n_before: of them, those that earlier runs have done.
+        statuses: status -> songs, of all that were asked for.
+        n_scored: songs with scores.
+        seconds: time this run took.
+        damaged: names of parts that could not be read and were done again.
+    """
+
+    n_songs: int
+    n_before: int
+    statuses: Counter[str]
+    n_scored: int
+    seconds: float
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def n_failed(self) -> int:
+        """Songs without scores because something is wrong with them."""
+        return sum(self.statuses[status] for status in FAILURES)
+
+
+def tag_paths(
+    paths: Sequence[str | os.PathLike[str]] | Found,
+    checkpoint: Checkpoint,
+    out: str | Path,
+    *,
+    batch_size: int = BATCH_SIZE,
+    workers: int | None = None,
+    deadline: float = DEADLINE,
+    device: str | torch.device = "cpu",
+    short: Literal["repeat", "skip"] = "repeat",
+    force: bool = False,
+    retry_failed: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Tagging:
+    """Score songs into a tagged folder; a run that was ended in any way goes on there.
+
+    A song's scores do not depend on its neighbours: every batch has the full size, and
+    the rows without a song are zeros.
+
+    Args:
+        paths: files and folders, or what ``find_songs`` found.
+        checkpoint: the model.
+        out: folder of the collection.
+        batch_size: songs a forward pass.
+        workers: decoder processes; one a core by default, 0 for none.
+        deadline: seconds a song may take to decode.
+        device: where the model runs.
+        short: songs shorter than a crop are repeated, or get no scores.
+        force: start anew what was made with another model or other settings.
+        retry_failed: try again the songs that failed in an earlier run.
+        on_progress: called at the start, and after each song.
+
+    Raises:
+        InputError: ``out`` was made with something else, or another run writes there.
+        OSError: ``out`` cannot be written.
+        ValueError: batch_size, workers or deadline is out of range.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    started = time.monotonic()
+    found = paths if isinstance(paths, Found) else find_songs(paths)
+    mel = MelConfig.from_dict(dict(checkpoint.mel))
+    made_with = {
+        "model": model_hash(checkpoint.ensemble),
+        "mel": mel.to_dict(),
+        "frames": checkpoint.frames,
+        "short": short,
+    }
+    thresholds = None if checkpoint.thresholds is None else checkpoint.thresholds.tolist()
+    load = partial(load_mel, config=mel, frames=checkpoint.frames)
+    n_workers = default_workers() if workers is None else workers
+    shape = (mel.bands, checkpoint.frames)
+    with open_store(out, checkpoint.tags, made_with, found.root, thresholds, force=force) as store:
+        shards = store.plan(found.songs, retry_failed)
+        n_new = sum(len(shard.songs) for shard in shards)
+        n_before = len(found.songs) - n_new
+        progress = Progress(len(found.songs), n_before, n_before)
+        tell = on_progress or _nobody
+        tell(progress)
+        if shards:
+            scorer = _Scorer(checkpoint.ensemble, batch_size, shape, device, short)
+            with Decoders(load, min(n_workers, n_new), deadline, shape) as decoders:
+                outcomes = decoders.map(song.path for shard in shards for song in shard.songs)
+                for shard in shards:
+                    rows = []
+                    pairs = zip(shard.songs, islice(outcomes, len(shard.songs)), strict=True)
+                    for row in scorer.rows(pairs):
+                        rows.append(row)
+                        progress.add(row)
+                        tell(progress)
+                    store.write(shard, rows)
+        return _tagging(store, found.songs, n_before, time.monotonic() - started)
+
+
+def predict_store(
+    ensemble: FusedEnsemble,
+    store: Store,
+    index: Sequence[int] | np.ndarray | None = None,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    frames: int = FRAMES,
+) -> np.ndarray:
+    """Return the scores of a store's songs, (N, L) float64 in [0, 1].
+
+    Args:
+        ensemble: scored in evaluation mode, whatever mode it is in; moved to ``device``.
+        store: the mels.
+        index: (N,) songs; all by default.
+        batch_size: songs a forward pass; every pass has this size.
+        device: where the model runs.
+        frames: length of the crop in the middle of each song.
+
+    Raises:
+        InputError: a score is not finite.
+        ValueError: batch_size is not positive.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    songs = np.arange(len(store)) if index is None else np.asarray(index, np.int64)
+    scores = np.empty((len(songs), ensemble.n_labels), np.float64)
+    ensemble.to(device)
+    with _evaluating(ensemble):
+        for start in range(0, len(songs), batch_size):
+            some = songs[start : start + batch_size]
+            full = np.resize(some, batch_size)  # repeats, so that every batch has one size
+            mels = store.gather(torch.from_numpy(full), frames, "centre")
+            logits = ensemble(mels.to(device)).double().sigmoid().cpu().numpy()
+            scores[start : start + len(some)] = logits[: len(some)]
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"the model's scores of {len(bad)} songs are not finite (first: song {songs[bad[0]]}); "
+            "its weights or the songs' mels are damaged, or training has diverged"
+        )
+    return scores
+
+
+def model_hash(ensemble: FusedEnsemble) -> str:
+    """Return the SHA-256, in hex, of what scores depend on: layout, partition and weights."""
+    digest = hashlib.sha256(
+        f"{ensemble.backbone_name} {ensemble.member_of_label.tolist()}".encode()
+    )
+    for name, value in sorted(ensemble.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Scorer:
+    """Batches of songs through the model, rows out in the order of the songs."""
+
+    def __init__(
+        self,
+        ensemble: FusedEnsemble,
+        batch_size: int,
+        shape: tuple[int, int],
+        device: str | torch.device,
+        short: str,
+    ) -> None:
+        self._ensemble = ensemble.to(device)
+        self._device, self._short = device, short
+        self._mels = torch.zeros(batch_size, *shape)
+
+    def rows(self, pairs: Iterable[tuple[SongFile, Outcome]]) -> Iterator[Row]:
+        """Yield one row a song."""
+        waiting: list[tuple[Row, int | None]] = []
+        n_mels = 0
+        for file, outcome in pairs:
+            row = _row(file, outcome)
+            slot = None
+            if outcome.song is not None and row.status == "ok_short" and self._short == "skip":
+                row = replace(row, code="TOO_SHORT", message=f"{row.duration_s:.1f} s: not scored")
+            elif outcome.song is not None:
+                slot = n_mels
+                self._mels[slot] = torch.from_numpy(outcome.song.mel)
+                n_mels += 1
+            waiting.append((row, slot))
+            if n_mels == len(self._mels):
+                yield from self._scored(waiting, n_mels)
+                waiting, n_mels = [], 0
+        yield from self._scored(waiting, n_mels)
+
+    def _scored(self, waiting: list[tuple[Row, int | None]], n_mels: int) -> Iterator[Row]:
+        self._mels[n_mels:] = 0.0
+        if n_mels:
+            with _evaluating(self._ensemble):
+                logits = self._ensemble(self._mels.to(self._device))
+                scores = logits.double().sigmoid().float().cpu().numpy()
+        for row, slot in waiting:
+            if slot is None:
+                yield row
+            elif np.isfinite(scores[slot]).all():
+                yield replace(row, scores=scores[slot])
+            else:
+                text = "the model's scores are not finite"
+                yield replace(row, status="error", code="NONFINITE_SCORE", message=text)
+
+
+def _row(file: SongFile, outcome: Outcome) -> Row:
+    song = outcome.song
+    if song is None:
+        return Row(file, outcome.status, outcome.code, outcome.message)
+    return Row(
+        file,
+        outcome.status,
+        message="; ".join(song.warnings),
+        duration_s=song.duration_s,
+        sample_rate=song.sample_rate,
+        channels=song.channels,
+        start_frame=song.start_frame,
+    )
+
+
+@contextmanager
+def _evaluating(ensemble: FusedEnsemble) -> Iterator[None]:
+    """Run a model as it is used: evaluation mode, no graph, no TF32, one algorithm always."""
+    was_training = ensemble.training
+    ensemble.eval()
+    try:
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ),
+        ):
+            yield
+    finally:
+        ensemble.train(was_training)
+
+
+def _tagging(store: TagStore, songs: Sequence[SongFile], n_before: int, seconds: float) -> Tagging:
+    held = [song for song in store.held(songs) if song is not None]
+    statuses = Counter(song.status for song in held)
+    n_scored = sum(song.has_scores for song in held)
+    return Tagging(len(songs), n_before, statuses, n_scored, seconds, store.damaged)
+
+
+def _nobody(progress: Progress) -> None:
+    """Listen to no progress."""
