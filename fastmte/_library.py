@@ -73,7 +73,8 @@ def build_note() -> dict[str, Any]:
     """Return what the build wrote about itself: what was built, or the reason why not."""
     path = find("_build.json")
     if path is None:
-        return {"cpu": False, "cuda": False, "reason": "it was not built with CMake"}
+        why = "it was not compiled when fastmte was installed (CMake failed or was switched off)"
+        return {"cpu": False, "cuda": False, "cpu_reason": why, "cuda_reason": why}
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -116,7 +117,7 @@ class _Loaded:
         name = f"libfastmte_{device}.so"
         path = find(name)
         if path is None:
-            why = build_note().get("reason") or "it was built without it"
+            why = build_note()[f"{device}_reason"] or "the file is gone"
             self.reason = f"{name} is not installed: {why}"
             return False
         try:
