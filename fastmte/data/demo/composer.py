@@ -1,6 +1,7 @@
 """Notes and drum hits of a demo song, from its latents."""
 
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 
@@ -51,13 +52,22 @@ _BARS: dict[str, tuple[tuple[str, float, float], ...]] = {
 
 @dataclass(frozen=True)
 class Note:
-    """One tone: ``start`` and ``length`` in seconds, ``pitch`` as MIDI note."""
+    """One tone.
+
+    Attributes:
+        voice: the instrument.
+        start, length: seconds.
+        pitch: MIDI note.
+        velocity: loudness, 1 for an accented note of the melody.
+        glide: semitones above its pitch at which it begins.
+    """
 
     voice: str
     start: float
     length: float
     pitch: int
     velocity: float
+    glide: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,7 @@ def _melody(song: Latents, degrees: list[int], rng: np.random.Generator) -> list
     beat = 60.0 / song.tempo
     gate = 0.45 if song.is_major else 1.05  # staccato or legato
     drift = 1 if song.is_major else -1
+    glide = 0.0 if song.is_major else 4.0
     notes = []
     degree, position = int(rng.choice((0, 2, 4))), 0.0
     anchor = _pitch(song, 0, song.centre)
@@ -108,8 +119,10 @@ def _melody(song: Latents, degrees: list[int], rng: np.random.Generator) -> list
             chord = degrees[int(position)]
             degree = min((chord + step for step in (-7, -5, -3, 0, 2, 4)), key=_far_from(degree))
         pitch = _pitch(song, degree % 7, anchor) + 12 * (degree // 7)
-        velocity = 1.0 if position == int(position) else 0.8
-        notes.append(Note(song.instrument, position * beat, length * beat * gate, pitch, velocity))
+        velocity = 1.3 if position == int(position) else 1.0
+        notes.append(
+            Note(song.instrument, position * beat, length * beat * gate, pitch, velocity, glide)
+        )
         degree += drift * int(rng.choice((1, 1, 2, -1)))
         if abs(degree) > 6:  # start the next phrase at the other end
             degree = -4 * drift
@@ -129,17 +142,33 @@ def _note_length(density: float, rng: np.random.Generator) -> float:
 
 
 def _chord(song: Latents, degree: int, first: int, n_beats: int) -> list[Note]:
-    """Return the three tones of a chord: held, or one after the other."""
+    """Return the three tones of a chord: one after the other, struck off the beat, or held."""
     beat = 60.0 / song.tempo
     tones = [_pitch(song, (degree + step) % 7, song.centre - 8.0) for step in (0, 2, 4)]
+    if song.instrument == "chip":  # an old game has one channel for all of them
+        return _broken(song, sorted(tones), first, n_beats, 0.25)
     if song.texture == "arpeggio":
-        order = (*tones, tones[1])
-        return [
-            Note(song.instrument, (first + step / 2) * beat, beat * 0.5, order[step % 4], 0.55)
-            for step in range(2 * n_beats)
-        ]
-    length = n_beats * beat * (0.6 if song.is_major else 1.0)
-    return [Note(song.instrument, first * beat, length, tone, 0.45) for tone in tones]
+        order = sorted(tones, reverse=not song.is_major)
+        return _broken(song, order, first, n_beats, 0.5 if song.is_major else 1.0)
+    if song.texture == "chords" and song.is_major:
+        strums = [(step + 0.5, 0.3) for step in range(n_beats)]
+    else:
+        strums = [(0.0, float(n_beats))]
+    return [
+        Note(song.instrument, (first + at) * beat, length * beat, tone, 0.5)
+        for at, length in strums
+        for tone in tones
+    ]
+
+
+def _broken(song: Latents, tones: list[int], first: int, n_beats: int, step: float) -> list[Note]:
+    """Return the tones of a chord one by one, each ``step`` beats after the last."""
+    beat = 60.0 / song.tempo
+    gate = 0.7 if song.is_major else 1.1
+    return [
+        Note(song.instrument, (first + index * step) * beat, gate * step * beat, tone, 0.6)
+        for index, tone in zip(range(int(n_beats / step)), cycle(tones), strict=False)
+    ]
 
 
 def _bass(song: Latents, degree: int, first: int, n_beats: int) -> list[Note]:
@@ -172,6 +201,8 @@ def _drums(song: Latents, n_beats: int) -> list[Hit]:
         for bar in range(0, n_beats, 4)
         for sound, position, velocity in _BARS[song.beat]
     ]
+    if song.has_birds:
+        hits += [Hit("bird", step * 0.9 + 0.3, 0.7) for step in range(int(song.seconds / 0.9))]
     if song.has_sleigh_bells:
         hits += [Hit("sleigh bells", step * beat / 2, 0.8) for step in range(2 * n_beats)]
     return hits

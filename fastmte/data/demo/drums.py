@@ -1,4 +1,4 @@
-"""Strokes of the demo's drums: falling sines and bursts of noise."""
+"""Short sounds beside the notes of the demo: drums, bells and birds."""
 
 import numpy as np
 
@@ -65,7 +65,15 @@ def _sleigh_bells(rng: np.random.Generator) -> np.ndarray:
     return (0.16 * rings + 0.08 * rng.standard_normal(len(time))) * np.exp(-18 * time)
 
 
+def _bird(rng: np.random.Generator) -> np.ndarray:
+    time = _time(0.3)
+    # Three chirps, each swooping down from 5.2 kHz.
+    chirp = time % 0.1
+    return 0.5 * np.sin(2 * np.pi * (5200 * chirp - 9000 * chirp**2)) * np.exp(-25 * chirp)
+
+
 _DRUMS = {
+    "bird": _bird,
     "clap": _clap,
     "hat": _hat,
     "kick": _kick,

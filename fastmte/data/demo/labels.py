@@ -20,36 +20,24 @@ class Cause:
 
 
 CAUSES: dict[str, Cause] = {
-    "ballad": Cause(
-        "slow song of a piano or guitar",
-        lambda song: song.tempo <= 108 and song.instrument in ("piano", "guitar"),
-    ),
     "calm": Cause(
         "no drums, and few notes",
         lambda song: song.beat == "none" and song.density * song.tempo <= 135,
     ),
     "children": Cause("played on a music box", lambda song: song.instrument == "music box"),
     "christmas": Cause("sleigh bells", lambda song: song.has_sleigh_bells),
-    "dark": Cause(
-        "low, or hardly any harmonics",
-        lambda song: song.centre <= 55 or (song.centre <= 62 and song.brightness <= 0.3),
-    ),
-    "dream": Cause(
-        "a pad that swells, or long reverb",
-        lambda song: song.instrument == "pad" or song.reverb >= 0.7,
-    ),
+    "dark": Cause("muffled: nothing sounds high up", lambda song: song.brightness <= 0.35),
+    "dream": Cause("long, strong reverb", lambda song: song.reverb >= 0.5),
     "energetic": Cause(
         "drums, quick and not quiet",
         lambda song: song.beat != "none" and song.tempo >= 115 and song.level >= -24,
     ),
-    "epic": Cause(
-        "brass, or the deep drums of a march",
-        lambda song: song.instrument == "brass" or song.beat == "march",
-    ),
+    "epic": Cause("the deep drums and the rolls of a march", lambda song: song.beat == "march"),
     "fast": Cause("at least 128 beats a minute", lambda song: song.tempo >= 128),
     "groovy": Cause("syncopated, swinging drums", lambda song: song.beat == "groove"),
     "happy": Cause("major, and not slow", lambda song: song.is_major and song.tempo >= 105),
     "meditative": Cause("a drone under the melody", lambda song: song.texture == "drone"),
+    "nature": Cause("birds sing along", lambda song: song.has_birds),
     "party": Cause("a bass drum on every beat", lambda song: song.beat == "four on the floor"),
     "powerful": Cause("loud, with much bass", lambda song: song.level >= -21 and song.bass >= 0.45),
     "retro": Cause("the square waves of an old game", lambda song: song.instrument == "chip"),

@@ -20,13 +20,14 @@ class Latents:
     Attributes:
         tempo: beats a minute.
         level: loudness, dB RMS relative to full scale.
-        brightness: 0 (only the lowest harmonics sound) to 1.
+        brightness: 0 (muffled) to 1.
         centre: MIDI note around which the melody moves.
         density: notes of the melody a beat.
         bass: 0 (none) to 1 (as loud as the melody).
         reverb: 0 (dry) to 1 (mostly echo).
-        is_major: mode; minor songs are also played legato and fall, major ones
-            staccato and rise.
+        is_major: mode; major songs are also staccato, rise and strum off the beat;
+            minor ones legato, fall, hold their chords and begin each note with a sigh.
+        has_birds: birds sing along.
         has_sleigh_bells: bells ring on every eighth.
         instrument: who plays melody and chords, one of `INSTRUMENTS`.
         beat: pattern of the drums, one of `BEATS`.
@@ -43,6 +44,7 @@ class Latents:
     bass: float
     reverb: float
     is_major: bool
+    has_birds: bool
     has_sleigh_bells: bool
     instrument: str
     beat: str
@@ -99,6 +101,7 @@ def draw_song(style: Style, rng: np.random.Generator) -> Latents:
         bass=_near(style.bass, rng),
         reverb=_near(style.reverb, rng) ** 1.5,
         is_major=bool(rng.uniform() < style.major),
+        has_birds=bool(rng.uniform() < 0.16),
         has_sleigh_bells=bool(rng.uniform() < 0.16),
         instrument=_favourite(style.instruments, INSTRUMENTS, rng),
         beat=_favourite(style.beats, BEATS, rng),
@@ -117,6 +120,8 @@ def _playable(latents: Latents) -> Latents:
         latents = replace(latents, tempo=max(latents.tempo, 100.0))
     if latents.instrument == "music box":  # it has no low notes
         latents = replace(latents, centre=max(latents.centre, 66.0))
+    if latents.instrument in ("music box", "chip"):  # nor a dull side
+        latents = replace(latents, brightness=max(latents.brightness, 0.6))
     return latents
 
 

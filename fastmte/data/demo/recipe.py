@@ -14,5 +14,5 @@ DEMO_RECIPE: dict[str, Any] = {
     # The paper's 1e-4 needs 100 epochs.
     "learning_rate": 1e-3,
     # In epochs without a better validation loss, until the rate falls to a tenth.
-    "patience": 3,
+    "plateau_patience": 3,
 }

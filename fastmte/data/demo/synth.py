@@ -19,9 +19,9 @@ def synthesise(song: Latents, rng: np.random.Generator) -> np.ndarray:
     """
     notes, hits = compose(song, rng)
     mix = np.zeros((2, round(song.seconds * SAMPLE_RATE)), np.float32)
-    tones: dict[tuple[str, int, int], np.ndarray] = {}  # the same tone comes again and again
+    tones: dict[tuple[str, int, int, float], np.ndarray] = {}  # the same tone comes again and again
     for note in notes:
-        key = (note.voice, note.pitch, int(note.length * SAMPLE_RATE))
+        key = (note.voice, note.pitch, int(note.length * SAMPLE_RATE), note.glide)
         if key not in tones:
             tones[key] = tone(*key, song.brightness)
         _add(mix, tones[key], note.start, note.velocity, _place(note))
@@ -29,8 +29,7 @@ def synthesise(song: Latents, rng: np.random.Generator) -> np.ndarray:
     for hit in hits:
         place = 0.6 if hit.sound == "hat" else 0.5
         _add(mix, strokes[hit.sound], hit.start, _DRUM_GAIN * hit.velocity, place)
-    mix += _echo(mix, song.reverb, rng)
-    return np.ascontiguousarray(_master(mix, song.level).T)
+    return np.ascontiguousarray(_master(_heard(mix, song, rng), song.level).T)
 
 
 def _place(note: Note) -> float:
@@ -48,16 +47,30 @@ def _add(mix: np.ndarray, sound: np.ndarray, start: float, gain: float, place: f
     mix[1, first : first + len(sound)] += np.float32(gain * np.sqrt(place)) * sound
 
 
-def _echo(mix: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the reverberation: the mix convolved with noise that dies away by 60 dB."""
+def _heard(mix: np.ndarray, song: Latents, rng: np.random.Generator) -> np.ndarray:
+    """Return the mix as it arrives: muffled as the song is dull, with the room's echo.
+
+    Both are linear, so that one FFT does them.
+    """
+    n_samples = mix.shape[1]
+    echo = _echo(song.reverb, rng)
+    size = n_samples + echo.shape[1]
+    size += -size % 4096  # a length that the FFT likes; without it, primes cost tenfold
+    spectrum = np.fft.rfft(mix, size)
+    if song.brightness < 0.6:  # a low-pass, from 300 Hz for the dullest song
+        cutoff = 300.0 * 30.0 ** (song.brightness / 0.6)
+        frequencies = np.fft.rfftfreq(size, 1.0 / SAMPLE_RATE)
+        spectrum *= (1.0 / (1.0 + (frequencies / cutoff) ** 2)).astype(np.float32)
+    spectrum += spectrum * np.fft.rfft(echo, size)
+    return np.fft.irfft(spectrum, size)[:, :n_samples].astype(np.float32)
+
+
+def _echo(amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the room's impulse response without the direct sound: noise that dies by 60 dB."""
     length = int((0.25 + 1.75 * amount) * SAMPLE_RATE)
     fade = np.exp(-6.9 * np.arange(length, dtype=np.float32) / length)
     response = rng.standard_normal((2, length), np.float32) * fade
-    response *= np.float32(0.9 * amount) / np.sqrt((response**2).sum(1, keepdims=True))
-    size = mix.shape[1] + length  # an FFT of even length; its factors are small often enough
-    size += -size % 2048
-    wet = np.fft.irfft(np.fft.rfft(mix, size) * np.fft.rfft(response, size), size)
-    return wet[:, : mix.shape[1]]
+    return response * (np.float32(1.4 * amount) / np.sqrt((response**2).sum(1, keepdims=True)))
 
 
 def _master(mix: np.ndarray, level: float) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 SAMPLE_RATE = 22_050
 _TOP = 9_000.0  # Hz; no partial is higher, so that nothing folds back
 _VIBRATO = 5.5  # Hz
+_GLIDE = 10.0  # a second; a glide is over by 1/e in a tenth of one
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,14 @@ _VOICES = {
 }
 
 
-def tone(name: str, pitch: int, length: int, brightness: float) -> np.ndarray:
+def tone(name: str, pitch: int, length: int, glide: float, brightness: float) -> np.ndarray:
     """Return one tone: (T,) float32 with a power of about 1/2, its release included.
 
     Args:
         name: the instrument.
         pitch: MIDI note.
         length: samples until the release.
+        glide: semitones above its pitch at which it begins.
         brightness: 0 (the fundamental almost alone) to 1 (all partials).
     """
     voice = _VOICES[name]
@@ -84,7 +86,7 @@ def tone(name: str, pitch: int, length: int, brightness: float) -> np.ndarray:
     seconds = time.astype(np.float32)
     sound = np.zeros(total, np.float32)
     for detune in sorted({0.0, voice.detune}):
-        cycles = _cycles(fundamental * 2.0 ** (detune / 12), voice.vibrato, time)
+        cycles = _cycles(fundamental * 2.0 ** (detune / 12), voice.vibrato, glide, time)
         for index, (ratio, amplitude) in enumerate(
             zip(voice.ratios, voice.amplitudes, strict=True)
         ):
@@ -99,12 +101,15 @@ def tone(name: str, pitch: int, length: int, brightness: float) -> np.ndarray:
     return scale * sound * _envelope(voice, length, total)
 
 
-def _cycles(frequency: float, vibrato: float, time: np.ndarray) -> np.ndarray:
+def _cycles(frequency: float, vibrato: float, glide: float, time: np.ndarray) -> np.ndarray:
     """Return how many periods have gone by at each time, float64."""
     cycles = frequency * time
     if vibrato:  # the integral of the frequency; ln 2 / 12 is a semitone as a ratio
         depth = frequency * vibrato * np.log(2) / 12 / (2 * np.pi * _VIBRATO)
         cycles = cycles + depth * _sine(_VIBRATO * time)
+    if glide:  # to first order in semitones, as the vibrato is
+        depth = frequency * glide * np.log(2) / 12 / _GLIDE
+        cycles = cycles + depth * (1.0 - np.exp(-_GLIDE * time))
     return cycles
 
 
