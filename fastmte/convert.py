@@ -4,6 +4,8 @@ import hashlib
 import math
 import pickle
 import re
+import struct
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +50,9 @@ def convert_pth(
     raw = _read_state(path)
     backbone, head = _recognise(path, raw)
     state, dropped = _renamed(raw, head, drop_dead=backbone.endswith("-uibk"))
-    n_labels = len(state["head.bias"]) if "head.bias" in state else 0
+    if "head.bias" not in state:
+        raise InputError(f"{path}: scores no labels, as {head}.bias is missing")
+    n_labels = len(state["head.bias"])
     if tags is None and n_labels != len(MOOD_THEME_TAGS):
         raise InputError(
             f"{path}: scores {n_labels} labels, which are not the task's "
@@ -75,10 +79,11 @@ def convert_pth(
 def _read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .pth file by name."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of odd pickles, refused in a line below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError,
-        LookupError, AttributeError, AssertionError, OverflowError,
+        LookupError, AttributeError, AssertionError, OverflowError, MemoryError, struct.error,
     ) as error:  # fmt: skip  # what a damaged or foreign pickle raises
         raise InputError(
             f"{path}: not a file of plain weights, so nothing in it was run; "
@@ -87,9 +92,13 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     for key in ("model_state_dict", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(map(_is_plain, state.values())):
         raise InputError(f"{path}: must hold a dict of tensors by name, a model's state_dict()")
     return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _recognise(path: Path, names: dict[str, Tensor]) -> tuple[str, str]:
