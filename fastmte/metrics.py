@@ -8,7 +8,6 @@ import numpy as np
 from sklearn.metrics import (
     average_precision_score,
     precision_recall_curve,
-    precision_recall_fscore_support,
     roc_auc_score,
     roc_curve,
 )
@@ -41,12 +40,13 @@ def evaluate(
         tags: the L labels' texts, for the warning; their indices by default.
 
     Raises:
-        InputError: shapes differ, a score is not finite, truth or decisions are not bool, or
-            no tag has both songs with it and songs without.
+        InputError: shapes differ, a score is not finite, truth or decisions are not bool, tags
+            are not one a column, or no tag has both songs with it and songs without.
 
     Reference: MTG/mtg-jamendo-dataset, scripts/mediaeval/evaluate.py.
     """
     scores, truth, decisions = check_scores(scores, truth, decisions)
+    _check_tags(tags, scores)
     keep = _defined(truth, tags)
     macro = {
         "ROC-AUC-macro": roc_auc_score(truth[:, keep], scores[:, keep], average="macro"),
@@ -63,21 +63,25 @@ def evaluate(
 
 
 def _decision_metrics(truth: np.ndarray, decisions: np.ndarray, average: str) -> dict[str, float]:
-    # As 0/1 matrices, so that a single tag counts as one label and not as two classes.
-    values = [
-        precision_recall_fscore_support(t, d, average="binary", zero_division=0)[:3]
-        for t, d in (
-            zip(truth.T, decisions.T, strict=True)
-            if average == "macro"
-            else [(truth.ravel(), decisions.ravel())]
-        )
-    ]
-    precision, recall, f_score = np.mean(values, axis=0)
+    axis = 0 if average == "macro" else None
+    values = _precision_recall_f(truth, decisions, axis)
+    names = ("precision", "recall", "F-score")
     return {
-        f"precision-{average}": precision,
-        f"recall-{average}": recall,
-        f"F-score-{average}": f_score,
+        f"{name}-{average}": float(value.mean()) for name, value in zip(names, values, strict=True)
     }
+
+
+def _precision_recall_f(
+    truth: np.ndarray, decisions: np.ndarray, axis: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the three of each tag (axis 0) or of all (None); 0 where there is nothing."""
+    right = np.asarray((truth & decisions).sum(axis=axis), np.float64)
+    has, given = truth.sum(axis=axis), decisions.sum(axis=axis)
+    return (
+        right / np.maximum(given, 1),
+        right / np.maximum(has, 1),
+        2 * right / np.maximum(has + given, 1),
+    )
 
 
 def per_tag(
@@ -103,6 +107,7 @@ def per_tag(
         InputError: as ``evaluate``.
     """
     scores, truth, decisions = check_scores(scores, truth, decisions)
+    _check_tags(tags, scores)
     is_defined = _is_defined(truth)
     rows: list[dict[str, Any]] = []
     for label, tag in enumerate(tags):
@@ -113,7 +118,7 @@ def per_tag(
             row["PR-AUC"] = float(average_precision_score(t, s))
         if decisions is not None:
             d = decisions[:, label]
-            values = precision_recall_fscore_support(t, d, average="binary", zero_division=0)[:3]
+            values = _precision_recall_f(t, d, None)
             names = ("precision", "recall", "F-score")
             row["decided"] = int(d.sum())
             row |= {name: float(value) for name, value in zip(names, values, strict=True)}
@@ -216,6 +221,13 @@ def check_scores(
     return scores.astype(np.float64), truth, decisions
 
 
+def _check_tags(tags: Sequence[str] | None, scores: np.ndarray) -> None:
+    if tags is not None and len(tags) != scores.shape[1]:
+        raise InputError(
+            f"tags must be {scores.shape[1]}, one a column of the scores, got {len(tags)}"
+        )
+
+
 def _is_defined(truth: np.ndarray) -> np.ndarray:
     """Return which tags some song has and some song has not, (L,) bool."""
     return truth.any(axis=0) & ~truth.all(axis=0)
@@ -241,6 +253,7 @@ def _thresholds(
     scores: np.ndarray, truth: np.ndarray, tags: Sequence[str] | None, choose: Any
 ) -> np.ndarray:
     scores, truth, _ = check_scores(scores, truth)
+    _check_tags(tags, scores)
     is_defined = _is_defined(truth)
     if not is_defined.all():
         missing = [tags[i] if tags else str(i) for i in np.flatnonzero(~is_defined)]

@@ -1,8 +1,12 @@
-"""The estimators: scikit-learn's own checks, worked cases, names."""
+"""The estimators: scikit-learn's own checks, cases worked by hand, names."""
 
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.cluster import KMeans
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fastmte.partition import DKMeans, KMeansElbow, LabelCentroids
+from fastmte.partition import DKMeans, KMeansElbow, LabelCentroids, chord_elbow
 
 
 def _expected_failures(estimator: object) -> dict[str, str]:
@@ -20,3 +24,140 @@ def _expected_failures(estimator: object) -> dict[str, str]:
 )
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
+
+
+def test_dkmeans_by_hand():
+    # Seeds 0 and 10. The first takes the farthest of 1 2 8, which is 8 (mean 4); the second
+    # the farthest of 1 2 from 10, which is 1; the first the last one.
+    model = DKMeans(2, init=[0, 4]).fit(np.array([[0.0], [1.0], [2.0], [8.0], [10.0]]))
+    assert model.labels_.tolist() == [0, 1, 0, 0, 1]
+    assert model.order_.tolist() == [0, 4, 3, 1, 2]
+    assert model.seed_indices_.tolist() == [0, 4]
+    np.testing.assert_allclose(model.cluster_centers_, [[10 / 3], [11 / 2]])
+    mean = 21 / 5
+    between = 3 * (10 / 3 - mean) ** 2 + 2 * (11 / 2 - mean) ** 2
+    assert model.between_ss_ == pytest.approx(between)
+    total = sum((x - mean) ** 2 for x in (0, 1, 2, 8, 10))
+    assert model.balance_ == pytest.approx(4 * between / total)
+
+
+def test_dkmeans_ties_go_to_the_lowest_index():
+    corners = np.array([[0.0, 0], [1, 1], [1, 1], [-1, 1], [1, -1]])
+    assert DKMeans(1, init=[0]).fit(corners).order_[:2].tolist() == [0, 1]
+
+
+def test_balance_of_random_partitions_is_one(rng):
+    points = rng.normal(size=(60, 5))
+    between = []
+    for _ in range(400):
+        labels = rng.permutation(60) % 4
+        means = np.stack([points[labels == k].mean(axis=0) for k in range(4)])
+        between.append(15 * ((means - points.mean(axis=0)) ** 2).sum())
+    model = DKMeans(4, random_state=0).fit(points)
+    random_balance = model.balance_ * np.mean(between) / model.between_ss_
+    assert random_balance == pytest.approx(1, abs=0.1)
+    assert model.balance_ < 0.3
+
+
+def test_more_starts_are_never_worse(rng):
+    points = rng.normal(size=(40, 5))
+    one = DKMeans(4, random_state=1).fit(points)
+    many = DKMeans(4, n_init=20, random_state=1).fit(points)
+    assert many.between_ss_ < one.between_ss_
+    assert sorted(many.order_) == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"n_clusters": 7}, r"n_clusters must be in \[1, 6\], got 7"),
+        ({"n_clusters": 2, "init": [0, 0]}, r"init must be 2 distinct indices in \[0, 6\), got"),
+        ({"n_clusters": 2, "init": [0, 6]}, "init must be 2 distinct indices"),
+        ({"n_clusters": 2, "init": [0.0, 1.0]}, "init must be 2 distinct indices"),
+        ({"init": "farthest"}, "The 'init' parameter of DKMeans must be"),
+    ],
+)
+def test_dkmeans_refuses(options, text):
+    with pytest.raises(ValueError, match=text):
+        DKMeans(**options).fit(np.zeros((6, 2)))
+
+
+def test_one_cluster_and_no_spread_have_balance_zero():
+    assert DKMeans(1).fit(np.arange(4.0)[:, None]).balance_ == 0
+    assert DKMeans(2).fit(np.ones((4, 1))).balance_ == 0
+
+
+@pytest.mark.parametrize(
+    ("inertia", "elbow", "gap"),
+    [
+        ([10, 2, 1, 0], 2, 1 - 1 / 3 - 0.2),  # chord at k=2: 6.67 of 10; the curve is at 2
+        ([9, 6, 3, 0], 1, 0.0),
+        ([5, 5, 5], 1, 0.0),
+        ([5], 1, 0.0),
+        ([5, 0], 1, 0.0),
+        ([8, 4, 4, 0], 2, 1 - 1 / 3 - 0.5),
+    ],
+)
+def test_chord_elbow_by_hand(inertia, elbow, gap):
+    found, found_gap = chord_elbow(np.arange(1, len(inertia) + 1), np.array(inertia, float))
+    assert found == elbow
+    assert found_gap == pytest.approx(gap, abs=1e-12)
+
+
+def test_elbow_does_not_see_the_scale(rng):
+    inertia = np.sort(rng.random(12))[::-1].cumsum()[::-1]
+    k = np.arange(1, 13)
+    assert chord_elbow(k, inertia)[0] == chord_elbow(k, 1000 * inertia + 7)[0]
+
+
+def test_elbow_of_three_heaps(rng):
+    heaps = np.repeat([[0, 0], [9, 0], [0, 9]], 20, axis=0)
+    model = KMeansElbow(random_state=0).fit(heaps + rng.normal(0, 0.3, heaps.shape))
+    assert model.n_clusters_ == 3 and model.elbow_gap_ > 0.5
+    assert len(set(model.labels_[:20])) == 1
+    assert model.curve()["elbow"] == 3
+    assert model.curve()["k"] == list(range(1, 11))
+    assert model.inertia_curve_[2] == pytest.approx(model.inertia_)
+    assert model.transform(heaps).shape == (60, 3)
+
+
+def test_curve_ends_at_the_distinct_points():
+    model = KMeansElbow(random_state=0).fit(np.repeat(np.eye(3), 5, axis=0))
+    assert model.k_values_.tolist() == [1, 2, 3]
+
+
+def test_curve_is_scikit_learns(rng):
+    points = rng.normal(size=(30, 4))
+    model = KMeansElbow(k_max=3, random_state=np.random.RandomState(7)).fit(points)
+    seed = np.random.RandomState(7).randint(2**31 - 1)
+    expected = [KMeans(k, n_init=10, random_state=seed).fit(points).inertia_ for k in (1, 2, 3)]
+    assert model.inertia_curve_.tolist() == expected
+
+
+def test_frames_in_names_out():
+    songs = pd.DataFrame({"loud": [0.0, 2.0, 4.0], "fast": [1.0, 3.0, 8.0]})
+    labels = pd.DataFrame({"calm": [1, 1, 0], "epic": [0, 1, 1]})
+    model = LabelCentroids().fit(songs, labels)
+    assert model.label_names_.tolist() == ["calm", "epic"]
+    assert model.feature_names_in_.tolist() == ["loud", "fast"]
+    assert model.centroids_.tolist() == [[1.0, 2.0], [3.0, 5.5]]
+    assert model.n_songs_.tolist() == [2, 2]
+    out = model.set_output(transform="pandas").transform(songs)
+    assert out.columns.tolist() == ["calm", "epic"]
+    assert out.loc[0, "calm"] == pytest.approx(np.sqrt(2))
+    points = pd.DataFrame(model.centroids_, columns=songs.columns)
+    assert DKMeans(2).fit(points).feature_names_in_.tolist() == ["loud", "fast"]
+
+
+def test_one_class_a_song():
+    model = LabelCentroids().fit([[0.0], [2.0], [9.0]], ["b", "b", "a"])
+    assert model.label_names_.tolist() == ["a", "b"]
+    assert model.centroids_.tolist() == [[9.0], [1.0]]
+
+
+def test_label_without_songs_is_named():
+    labels = pd.DataFrame({"calm": [1, 1], "epic": [0, 0]})
+    with pytest.raises(ValueError, match="every label must have a song, got none with epic"):
+        LabelCentroids().fit([[0.0], [1.0]], labels)
+    with pytest.raises(ValueError, match="got none with 1"):
+        LabelCentroids().fit([[0.0], [1.0]], labels.to_numpy(bool))

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmte.data.collection import Collection
 from fastmte.data.descriptors import Descriptors, describe_json
+from fastmte.data.jamendo import Songs
 from fastmte.data.task_files import read_array
 from fastmte.errors import InputError
 from fastmte.features import ACOUSTICBRAINZ_KEYS
@@ -73,13 +74,28 @@ def space_of(folder: str | Path, split: int = 0, features: str | Path | None = N
             song with descriptors.
         OSError: a file cannot be read.
     """
-    songs = Collection.open(folder, split).train
-    descriptors = _acousticbrainz(folder, split) if features is None else Descriptors.load(features)
+    collection = Collection.open(folder, split)
+    descriptors = acousticbrainz(collection) if features is None else Descriptors.load(features)
     if descriptors is None:
-        return LabelSpace(songs.tags, None)
+        return LabelSpace(collection.tags, None)
+    space = space_from(collection.train, descriptors, features or folder)
+    return replace(space, details={**space.details, "split": split})
+
+
+def space_from(songs: Songs, descriptors: Descriptors, source: str | Path) -> LabelSpace:
+    """Return the label space of songs with these descriptors; as ``space_of``.
+
+    Args:
+        songs: training songs; those without descriptors are left out.
+        descriptors: of these songs, others are not looked at.
+        source: what the descriptors are from, for errors.
+
+    Raises:
+        InputError: no song has descriptors, or a label has no song with descriptors.
+    """
     has_row = descriptors.has(songs)
     if not has_row.any():
-        raise InputError(f"{features or folder}: has descriptors of none of the training songs")
+        raise InputError(f"{source}: has descriptors of none of the training songs")
     used = songs.only(has_row)
     centroids = label_space(
         descriptors.of(used), used.labels, used.tags, standardise=not descriptors.is_uniform
@@ -91,16 +107,18 @@ def space_of(folder: str | Path, split: int = 0, features: str | Path | None = N
             "features": descriptors.source,
             "feature_names": list(descriptors.names),
             "standardised": not descriptors.is_uniform,
-            "split": split,
             "songs": len(used),
             "songs_without_features": len(songs) - len(used),
         },
     )
 
 
-def _acousticbrainz(folder: str | Path, split: int) -> Descriptors | None:
-    """Return the descriptors of the training songs that have AcousticBrainz files."""
-    collection = Collection.open(folder, split)
+def acousticbrainz(collection: Collection) -> Descriptors | None:
+    """Return the descriptors of the training songs that have AcousticBrainz files, if any has.
+
+    Raises:
+        InputError: a file is damaged or lacks descriptors.
+    """
     pairs = zip(collection.train.ids, collection.train.paths, strict=True)
     files = {name: collection.descriptor_path(path) for name, path in pairs}
     there = {name: path for name, path in files.items() if path is not None}

@@ -36,7 +36,8 @@ def chord_elbow(k: np.ndarray, inertia: np.ndarray) -> tuple[int, float]:
         return int(k[0]), 0.0
     across = (k - k[0]) / (k[-1] - k[0])
     gap = 1 - across - (inertia - inertia[-1]) / drop
-    return int(k[np.argmax(gap)]), float(gap.max())
+    # On a straight line all gaps are 0 but for rounding; 1e-12 is above it.
+    return int(k[np.flatnonzero(gap >= gap.max() - 1e-12)[0]]), float(gap.max())
 
 
 class KMeansElbow(TransformerMixin, ClusterMixin, BaseEstimator):

@@ -60,6 +60,8 @@ def make_partition(
         return _load(method, tags)
     centroids = None if centroids is None else _checked_centroids(centroids, len(tags))
     elbow = None if centroids is None else KMeansElbow(random_state=seed).fit(centroids)
+    if method in OWN_NUMBER:
+        n_members = 1
     n_members = _n_members(n_members, len(tags), elbow, seeds)
     starts = None if seeds is None else _seed_indices(method, seeds, tags, n_members)
     if method in NEEDS_CENTROIDS and centroids is None:
@@ -141,6 +143,7 @@ METHODS: dict[str, Callable[[_Task], _Made]] = {
 """Every method by name; a file's path is one more."""
 
 NEEDS_CENTROIDS = ("dkmeans", "dkmeans-published", "kmeans")
+OWN_NUMBER = ("moodtheme", "single")  # of members; n_members says nothing to them
 
 
 def _load(method: str, tags: tuple[str, ...]) -> Partition:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,7 @@ class Partition:
                 "member_of_label must use the members 0, 1, ... each at least once, "
                 f"got {used.tolist()}"
             )
-        order = self.details.get("order")
-        if order is not None and sorted(order) != list(range(len(self.tags))):
+        if "order" in self.details and not _is_permutation(self.details["order"], len(self.tags)):
             raise ValueError("details['order'] must hold every label index once")
         member = member.astype(np.int64)
         member.flags.writeable = False
@@ -107,8 +106,11 @@ class Partition:
         member = np.empty(len(tags), np.int64)
         for index, part in enumerate(parts):
             member[[label[tag] for tag in part]] = index
+        made = cls(tuple(tags), member, method, {**(details or {})})
+        if made.parts() == parts:
+            return made
         order = [label[tag] for part in parts for tag in part]
-        return cls(tuple(tags), member, method, {**(details or {}), "order": order})
+        return replace(made, details={**made.details, "order": order})
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``save`` writes, as plain lists, numbers and strings."""
@@ -177,18 +179,25 @@ def _from_object(value: dict[str, Any], tags: Sequence[str] | None, source: str)
     own = value.get("tags")
     if not isinstance(own, list) or not all(isinstance(tag, str) for tag in own):
         raise InputError(f"{source}: tags must be a list of strings")
-    details = value.get("details", {})
-    if not isinstance(details, dict):
+    if not isinstance(value.get("details", {}), dict):
         raise InputError(f"{source}: details must be a JSON object")
+    details = dict(value.get("details", {}))
     wanted = own if tags is None else tags
-    partition = Partition.of_parts(
-        parts, wanted, str(value.get("method", "file")), details, source=source
-    )
-    listed = value.get("member_of_label")
     label = {tag: index for index, tag in enumerate(wanted)}
+    order = details.pop("order", None)
+    if _is_permutation(order, len(own)) and set(own) == set(label):
+        details["order"] = [label[own[index]] for index in order]
+    method = str(value.get("method", "file"))
+    partition = Partition.of_parts(parts, wanted, method, details, source=source)
+    listed = value.get("member_of_label")
     if listed != partition.member_of_label[[label[tag] for tag in own if tag in label]].tolist():
         raise InputError(f"{source}: member_of_label and parts disagree; correct one of them")
     return partition
+
+
+def _is_permutation(order: Any, n: int) -> bool:
+    is_indices = isinstance(order, list) and all(isinstance(index, int) for index in order)
+    return is_indices and sorted(order) == list(range(n))
 
 
 def _read_parts(value: Any, source: str) -> list[list[str]]:

@@ -1,0 +1,136 @@
+"""``fastmte features`` as a user types it, on audio, MTG's mels and AcousticBrainz's files."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from fastmte.cli import main
+from fastmte.data.descriptors import Descriptors
+from fastmte.features import ACOUSTICBRAINZ_KEYS, MEL_DESCRIPTORS, mel_descriptors
+
+HEADER = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["features", *map(str, arguments)])
+
+
+def write_tone(path, hertz=440.0, seconds=31.0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(int(seconds * 12000)) / 12000
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * hertz * time), 12000)
+
+
+def write_tables(folder):
+    """Write a collection of one song a part."""
+    folder.mkdir(exist_ok=True)
+    for i, part in enumerate(("train", "validation", "test")):
+        row = f"song_{i}\tartist_{i}\tb\t0{i}/{i}.wav\t30\tmood/theme---calm"
+        (folder / f"s-{part}.tsv").write_text(f"{HEADER}\n{row}\n")
+
+
+def write_acousticbrainz(path, value):
+    document = {}
+    for key in ACOUSTICBRAINZ_KEYS:
+        inner = document
+        *names, last = key.split(".")
+        for name in names:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_folder_of_audio(tmp_path, workers):
+    music, output = tmp_path / "music", tmp_path / "features.npz"
+    write_tone(music / "low.wav", 200)
+    write_tone(music / "inside/high.wav", 3000)
+    write_tone(music / "short.wav", 200, seconds=5)
+    (music / "broken.wav").write_bytes(b"RIFF nothing")
+    result = run(music, "-o", output, "--workers", workers)
+    assert result.exit_code == 3
+    assert "broken.wav: " in result.stderr
+    assert "1 songs have no descriptors" in result.stderr
+    table = Descriptors.load(output)
+    assert table.ids == ("inside/high.wav", "low.wav", "short.wav")
+    assert (table.names, table.source) == (MEL_DESCRIPTORS, "mel:mtg2019")
+    centroid = table.features[:, MEL_DESCRIPTORS.index("centroid_mean")]
+    assert centroid[0] > centroid[1] + 20
+    assert centroid[2] == pytest.approx(centroid[1], abs=1)
+
+
+def test_collection_of_audio_in_split_order(tmp_path):
+    write_tables(tmp_path / "data")
+    for i in (0, 2):
+        write_tone(tmp_path / f"data/audio/0{i}/{i}.wav", 300 * (i + 1))
+    result = run(tmp_path / "data", "-o", tmp_path / "f.npz", "--workers", 0, "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout) == {
+        "output": str(tmp_path / "f.npz"),
+        "source": "mel:mtg2019",
+        "songs": 2,
+        "failed": {"song_1": "no file of it found"},
+    }
+    assert Descriptors.load(tmp_path / "f.npz").ids == ("song_0", "song_2")
+
+
+def test_collection_of_published_mels(tmp_path, rng):
+    write_tables(tmp_path / "data")
+    mels = [rng.normal(-40, 10, (96, frames)).astype(np.float32) for frames in (1366, 1999, 700)]
+    for i, mel in enumerate(mels):
+        path = tmp_path / f"data/melspecs/0{i}/{i}.npy"
+        path.parent.mkdir(parents=True)
+        np.save(path, mel)
+    arguments = (tmp_path / "data", "-o", tmp_path / "f.npz", "--workers", 0)
+    assert run(*arguments).exit_code == 0
+    features = Descriptors.load(tmp_path / "f.npz").features
+    np.testing.assert_array_equal(features[0], mel_descriptors(mels[0]))
+    np.testing.assert_array_equal(features[1], mel_descriptors(mels[1][:, 316 : 316 + 1366]))
+    np.save(path, mels[0].T)
+    result = run(*arguments)
+    assert result.exit_code == 3
+    assert "song_2: must be a mel of shape (96, frames), got (1366, 96)" in result.stderr
+
+
+def test_acousticbrainz_comes_first(tmp_path):
+    write_tables(tmp_path / "data")
+    for i in range(3):
+        write_acousticbrainz(tmp_path / f"data/acousticbrainz/0{i}/{i}.json", i / 4)
+    assert run(tmp_path / "data", "-o", tmp_path / "f.npz").exit_code == 0
+    table = Descriptors.load(tmp_path / "f.npz")
+    assert (table.names, table.source) == (ACOUSTICBRAINZ_KEYS, "acousticbrainz")
+    assert table.features.tolist() == [[0.0] * 22, [0.25] * 22, [0.5] * 22]
+    (tmp_path / "data/acousticbrainz/01/1.json").write_text("{}")
+    result = run(tmp_path / "data", "-o", tmp_path / "f.npz")
+    assert result.exit_code == 3 and "song_1: lacks lowlevel.average_loudness" in result.stderr
+    assert Descriptors.load(tmp_path / "f.npz").ids == ("song_0", "song_2")
+
+
+def test_folder_of_acousticbrainz(tmp_path):
+    write_acousticbrainz(tmp_path / "in/7/7.json", 0.5)
+    (tmp_path / "in/7/7.json.highlevel.json").write_text("{}")
+    result = run(tmp_path / "in", "-o", tmp_path / "f.npz", "--source", "acousticbrainz")
+    assert result.exit_code == 0, result.output
+    assert Descriptors.load(tmp_path / "f.npz").ids == ("7/7.json",)
+
+
+def test_other_mels_are_named(tmp_path):
+    write_tone(tmp_path / "in/a.wav")
+    arguments = (tmp_path / "in", "-o", tmp_path / "f.npz", "--workers", 0, "--mel", "mtg2023")
+    assert run(*arguments).exit_code == 0
+    assert Descriptors.load(tmp_path / "f.npz").source == "mel:mtg2023"
+
+
+def test_nothing_to_describe(tmp_path):
+    (tmp_path / "empty").mkdir()
+    result = run(tmp_path / "empty", "-o", tmp_path / "f.npz")
+    assert result.exit_code == 4 and "empty: no audio found" in result.stderr
+    (tmp_path / "empty/a.mp3").touch()
+    result = run(tmp_path / "empty", "-o", tmp_path / "f.npz", "--workers", 0)
+    assert result.exit_code == 1 and "none of 1 songs could be described" in result.stderr
+    assert run(tmp_path / "missing", "-o", tmp_path / "f.npz").exit_code == 2
+    assert not (tmp_path / "f.npz").exists()
