@@ -1,1 +1,1 @@
-"""What a run leaves for people to look at."""
+"""What a run leaves for people to look at: figures, tables, one HTML page."""
