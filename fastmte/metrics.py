@@ -230,7 +230,7 @@ def _check_tags(tags: Sequence[str] | None, scores: np.ndarray) -> None:
 
 def _is_defined(truth: np.ndarray) -> np.ndarray:
     """Return which tags some song has and some song has not, (L,) bool."""
-    return truth.any(axis=0) & ~truth.all(axis=0)
+    return np.logical_and(truth.any(axis=0), ~truth.all(axis=0))
 
 
 def _defined(truth: np.ndarray, tags: Sequence[str] | None) -> np.ndarray:
@@ -239,14 +239,18 @@ def _defined(truth: np.ndarray, tags: Sequence[str] | None) -> np.ndarray:
     if not is_defined.any():
         raise InputError("truth: no tag has both songs with it and songs without; add songs")
     if not is_defined.all():
-        left_out = [tags[i] if tags else str(i) for i in np.flatnonzero(~is_defined)]
         warnings.warn(
             f"left out of the macro averages, as no song or every song has them: "
-            f"{', '.join(left_out)}",
+            f"{_names(~is_defined, tags)}",
             UserWarning,
             stacklevel=3,
         )
     return np.flatnonzero(is_defined)
+
+
+def _names(chosen: np.ndarray, tags: Sequence[str] | None) -> str:
+    indices = np.flatnonzero(chosen).tolist()
+    return ", ".join(tags[i] if tags is not None else str(i) for i in indices)
 
 
 def _thresholds(
@@ -256,9 +260,9 @@ def _thresholds(
     _check_tags(tags, scores)
     is_defined = _is_defined(truth)
     if not is_defined.all():
-        missing = [tags[i] if tags else str(i) for i in np.flatnonzero(~is_defined)]
         warnings.warn(
-            f"no threshold can be learned, as no song or every song has them: {', '.join(missing)}",
+            f"no threshold can be learned, as no song or every song has them: "
+            f"{_names(~is_defined, tags)}",
             UserWarning,
             stacklevel=3,
         )

@@ -90,10 +90,16 @@ def test_collection_of_published_mels(tmp_path, rng):
     features = Descriptors.load(tmp_path / "f.npz").features
     np.testing.assert_array_equal(features[0], mel_descriptors(mels[0]))
     np.testing.assert_array_equal(features[1], mel_descriptors(mels[1][:, 316 : 316 + 1366]))
-    np.save(path, mels[0].T)
-    result = run(*arguments)
-    assert result.exit_code == 3
-    assert "song_2: must be a mel of shape (96, frames), got (1366, 96)" in result.stderr
+    for array, message in (
+        (mels[0].T, "must be a mel of shape (96, frames), got (1366, 96)"),
+        (np.full((96, 2000), np.nan), "has values that are not finite"),
+        (np.array([{}], object), "no array of numbers (Array can't be memory-mapped"),
+    ):
+        np.save(path, array, allow_pickle=True)
+        result = run(*arguments)
+        assert result.exit_code == 3
+        assert f"song_2: {message}" in result.stderr
+        assert Descriptors.load(tmp_path / "f.npz").ids == ("song_0", "song_1")
 
 
 def test_acousticbrainz_comes_first(tmp_path):

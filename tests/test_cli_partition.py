@@ -203,6 +203,12 @@ def test_bad_input(tmp_path, monkeypatch, arguments, code, message):
     assert not (tmp_path / "p.json").exists()
 
 
+def test_table_that_is_no_text(tmp_path):
+    (tmp_path / "space.csv").write_bytes(b"calm,1\n\xff\xfe,2\n")
+    result = run("--method", "kmeans", "--centroids", tmp_path / "space.csv")
+    assert result.exit_code == 1 and "space.csv: no table of text" in result.stderr
+
+
 def test_folder_that_is_not_there(tmp_path):
     result = run("--method", "linear", "-o", tmp_path / "no/p.json")
     assert result.exit_code == 1 and "No such file or directory" in result.stderr

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastmte.data.descriptors import Descriptors, describe_json
+from fastmte.data.jamendo import Songs
 from fastmte.errors import InputError
 from fastmte.features import (
     ACOUSTICBRAINZ_KEYS,
@@ -185,6 +186,16 @@ def test_file_of_descriptors_goes_round(tmp_path, rng):
     back = Descriptors.load(tmp_path / "features.npz")
     assert (back.ids, back.names, back.source) == (table.ids, table.names, table.source)
     np.testing.assert_array_equal(back.features, table.features)
+
+
+def test_rows_of_songs(rng):
+    songs = Songs(("b", "a"), ("x", "x"), ("b", "a"), np.ones(2), np.ones((2, 1), bool), ("calm",))
+    table = Descriptors(("a", "b", "c"), ("x",), np.array([[1.0], [2.0], [3.0]]), "mel:mtg2019")
+    assert table.of(songs).tolist() == [[2.0], [1.0]]
+    fewer = Descriptors(("b",), ("x",), np.array([[2.0]]), "mel:mtg2019")
+    assert fewer.has(songs).tolist() == [True, False]
+    with pytest.raises(InputError, match="1 of 2 songs have none, the first is a"):
+        fewer.of(songs)
 
 
 def test_other_files_are_no_descriptors(tmp_path):

@@ -1,5 +1,7 @@
 """The reader of MTG-Jamendo's tables: the published splits, and rows that are not of the form."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,7 @@ def write(folder, *lines, newline="\r\n", name="songs-train.tsv"):
     return path
 
 
+@cache
 def of_split(shared, split):
     folder = shared / f"data/mtg-jamendo/splits/split-{split}"
     names = ("train", "validation", "test")

@@ -70,6 +70,11 @@ def test_moodtheme_is_the_split_by_hand():
     ]
 
 
+def test_as_many_members_as_seeds(points):
+    made = make_partition("dkmeans", LETTERS, points, "auto", seeds=["c", "f", "a"])
+    assert [part[0] for part in made.parts()] == ["c", "f", "a"]
+
+
 def test_single_has_one_member():
     made = make_partition("single", LETTERS, n_members=4)
     assert made.n_members == 1 and made.parts() == [list(LETTERS)]

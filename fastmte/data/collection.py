@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fastmte.data.jamendo import Songs, artist_leaks, read_split
 from fastmte.errors import InputError
 from fastmte.labels import MOOD_THEME_TAGS, strip_prefix
@@ -62,14 +64,13 @@ class Collection:
         tables = _find_tables(folder, split)
         known = _known_tags(folder)
         parts = {name: read_split(path, known) for name, path in tables.items()}
-        has_song = parts["train"].labels.any(axis=0)
-        tags = [tag for tag, is_used in zip(known, has_song, strict=True) if is_used]
-        is_elsewhere = parts["validation"].labels.any(axis=0) | parts["test"].labels.any(axis=0)
-        left_out = [
-            tag
-            for tag, trained, used in zip(known, has_song, is_elsewhere, strict=True)
-            if used and not trained
-        ]
+        used = {
+            name: {known[i] for i in np.flatnonzero(songs.labels.any(axis=0)).tolist()}
+            for name, songs in parts.items()
+        }
+        tags = [tag for tag in known if tag in used["train"]]
+        others = (used["validation"] | used["test"]) - used["train"]
+        left_out = [tag for tag in known if tag in others]
         train, validation, test = (parts[name].with_tags(tags) for name in PARTS)
         return cls(folder, train, validation, test, tuple(left_out))
 

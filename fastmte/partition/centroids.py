@@ -39,7 +39,8 @@ def label_space(
             f"features must be finite, got {features[tuple(bad[0])]} "
             f"in song {bad[0][0]}, descriptor {bad[0][1]}"
         )
-    empty = [tag for tag, has_song in zip(tags, labels.any(axis=0), strict=True) if not has_song]
+    n_songs = labels.sum(axis=0).tolist()
+    empty = [tag for tag, n in zip(tags, n_songs, strict=True) if not n]
     if empty:
         raise InputError(f"no song has the label {', '.join(empty)}, so it has no centroid")
     if standardise:

@@ -96,6 +96,7 @@ def _dkmeans_published(task: _Task) -> _Made:
 
 
 def _kmeans(task: _Task) -> _Made:
+    assert task.centroids is not None
     n_places = len(np.unique(task.centroids, axis=0))
     if n_places < task.n_members:
         raise InputError(
