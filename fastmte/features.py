@@ -149,12 +149,14 @@ def _balance(spectrum: np.ndarray) -> np.ndarray:
 
 def _shape(power: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Return mean and deviation of what each frame's spectrum looks like."""
-    band = np.arange(len(power))[:, None]
-    share = power / power.sum(axis=0)
-    centroid = (share * band).sum(axis=0)
-    spread = np.sqrt((share * (band - centroid) ** 2).sum(axis=0))
+    band = np.arange(len(power), dtype=np.float64)
+    total = power.sum(axis=0)
+    # einsum and not a BLAS product: the same bits on any number of threads.
+    centroid = np.einsum("b,bf->f", band, power) / total
+    square = np.einsum("b,bf->f", band**2, power) / total
+    spread = np.sqrt(np.maximum(square - centroid**2, 0.0))
     flatness = 10.0 ** (below.mean(axis=0) / 10.0) / power.mean(axis=0)
-    rolloff = (share.cumsum(axis=0) < 0.85).sum(axis=0)
+    rolloff = (power.cumsum(axis=0) < 0.85 * total).sum(axis=0)
     frames = np.stack([centroid, spread, flatness, rolloff])
     quiet, loud = np.percentile(below, [20, 95], axis=0)
     moments = np.stack([frames.mean(axis=1), frames.std(axis=1)], axis=1)
