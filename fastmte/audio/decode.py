@@ -1,8 +1,7 @@
 """From an audio file to mono samples, whatever state the file is in."""
 
-import errno
 import os
-import stat
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from fastmte.audio import mp3
-from fastmte.errors import InputError
+from fastmte.audio.opening import AudioError, display_name, open_regular, refusal
+
+__all__ = ["AudioError", "AudioFile", "display_name", "open_audio", "silenced_native_stderr"]
 
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; what lies outside is a damaged header
 MAX_CHANNELS = 64
@@ -23,62 +24,11 @@ _TAIL = 8192  # samples read at the end a header promises: some Ogg files end a 
 _WORTH_A_WORD = 0.1  # seconds missing that are no matter of an encoder's padding
 _PRE_ROLL = 12 * 1152  # an mp3 frame refers up to 9 frames back; libsndfile seeks with none
 _MP3_LEAST, _MP3_MOST = np.float32(-1), np.float32(32767 / 32768)  # range of a 16-bit decoder
+_CHUNK = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_STREAMED = 0x7FFFF000  # bytes; programs that write to a pipe promise this much or more
+_PAGE = 65536  # bytes, more than an Ogg page has
+_LAST_PAGE = 4  # flag of a page's header
 _UNKNOWN_LENGTH = 2**40  # libsndfile's answer for streams that do not tell is near 2**63
-
-CODES = (
-    "NOT_AUDIO",
-    "EMPTY",
-    "TRUNCATED",
-    "DAMAGED",
-    "NONFINITE",
-    "NOT_REGULAR",
-    "PERMISSION",
-    "VANISHED",
-    "UNSUPPORTED",
-    "TOO_SHORT",
-)
-
-_KNOWN = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"FORM", b".snd", b"caff")
-_FOREIGN = (  # offset, magic, name: what libsndfile does not read but users have
-    (4, b"ftyp", "MP4/AAC"),
-    (0, b"\x30\x26\xb2\x75", "WMA"),
-    (0, b"wvpk", "WavPack"),
-    (0, b"MAC ", "Monkey's Audio"),
-    (0, b"MPCK", "Musepack"),
-    (0, b"TTA1", "True Audio"),
-    (0, b"#!AMR", "AMR"),
-    (0, b"MThd", "MIDI"),
-    (0, b"\x1a\x45\xdf\xa3", "Matroska/WebM"),
-)
-
-
-class AudioError(InputError):
-    """A file that gives no music, and why.
-
-    Attributes:
-        code: one of ``CODES``, stable for scripts.
-    """
-
-    def __init__(self, code: str, path: str | bytes | Path, what: str) -> None:
-        super().__init__(f"{display_name(path)}: {what}")
-        self.code = code
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Travel between processes: rebuilt from the finished text, not the three parts."""
-        return _rebuild, (self.code, str(self))
-
-
-def _rebuild(code: str, text: str) -> AudioError:
-    error = AudioError.__new__(AudioError)
-    InputError.__init__(error, text)
-    error.code = code
-    return error
-
-
-def display_name(path: str | bytes | Path) -> str:
-    """Return a path as one printable line; bytes that are no UTF-8 and controls are escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager
@@ -110,7 +60,7 @@ def open_audio(path: str | bytes | Path) -> "AudioFile":
         AudioError: not a regular file (a pipe or device is never opened), no audio,
             no samples, or a rate or channel count beyond reason.
     """
-    descriptor = _open_regular(path)
+    descriptor = open_regular(path)
     try:
         return AudioFile(path, descriptor)
     except BaseException:
@@ -138,12 +88,14 @@ class AudioFile:
         self.path = path
         self.warnings: list[str] = []
         self._descriptor = descriptor
+        self._is_spoilt = False
         self._file = self._open()
         try:
             self.sample_rate = int(self._file.samplerate)
             self.channels = int(self._file.channels)
             self._is_mp3 = self._file.format == "MP3" or "MPEG" in self._file.subtype
             self._check_header()
+            self._check_end()
             self.n_samples = self._check_length()
         except BaseException:
             self._file.close()
@@ -196,7 +148,8 @@ class AudioFile:
         claimed = int(self._file.frames)
         counted = sum(len(block) for block in self._blocks(0, _UNKNOWN_LENGTH))
         if not counted:
-            raise AudioError("DAMAGED", self.path, "no sample of it can be decoded")
+            code = "DAMAGED" if self._is_spoilt else "TRUNCATED"
+            raise AudioError(code, self.path, "no sample of it can be decoded")
         if counted + _WORTH_A_WORD * self.sample_rate < claimed < _UNKNOWN_LENGTH:
             promised, there = claimed / self.sample_rate, counted / self.sample_rate
             text = f"truncated or damaged: {there:.1f} s of {promised:.1f} s can be decoded"
@@ -209,7 +162,7 @@ class AudioFile:
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             file = soundfile.SoundFile(self._descriptor, closefd=False)
         except soundfile.LibsndfileError as error:
-            raise _refusal(self.path, self._descriptor, error) from error
+            raise refusal(self.path, self._descriptor, error) from error
         if file.format != "MP3":
             return file
         counted = mp3.with_length(self._descriptor)
@@ -217,6 +170,26 @@ class AudioFile:
             return file
         file.close()
         return soundfile.SoundFile(counted)
+
+    def _check_end(self) -> None:
+        """Warn of files that were cut off, where their format can tell."""
+        for found in _CHUNK.finditer(self._file.extra_info):
+            promised, there = int(found[1]), int(found[2])
+            if there < promised < _STREAMED:
+                share = 100 * there / promised
+                text = f"truncated: {share:.0f} % of the samples its header promises are there"
+                self.warnings.append(text)
+        if self._file.format == "OGG" and not self._has_last_page():
+            self.warnings.append("truncated: its Ogg stream has no end")
+
+    def _has_last_page(self) -> bool:
+        """Return whether an Ogg file ends with a whole page that says it is the last."""
+        size = os.fstat(self._descriptor).st_size
+        end = os.pread(self._descriptor, _PAGE, max(0, size - _PAGE))
+        page = end[end.rfind(b"OggS") :]
+        n_segments = page[26] if len(page) > 26 else 255
+        length = 27 + n_segments + sum(page[27 : 27 + n_segments])
+        return len(page) >= length and bool(page[5] & _LAST_PAGE)
 
     def _check_header(self) -> None:
         if not MIN_RATE <= self.sample_rate <= MAX_RATE:
@@ -240,10 +213,7 @@ class AudioFile:
     def _blocks(self, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
         """Yield (n, channels) float32 of samples [start, stop), as far as they decode."""
         position = max(0, start - _PRE_ROLL) if self._is_mp3 else start
-        try:
-            if self._file.seek(position) != position:
-                return
-        except soundfile.LibsndfileError:
+        if not self._seek(position):
             return
         while position < stop:
             asked = min(_BLOCK, stop - position)
@@ -253,19 +223,39 @@ class AudioFile:
             if len(block) < asked:
                 return
 
+    def _seek(self, position: int) -> bool:
+        """Go to a sample and return whether it is there."""
+        if self._is_spoilt:  # after an error libsndfile's FLAC decoder gives errors only
+            self._file.close()
+            self._file = self._open()
+            self._is_spoilt = False
+        try:
+            return self._file.seek(position) == position
+        except soundfile.LibsndfileError:
+            self._is_spoilt = True
+            return False
+
     def _decode(self, position: int, count: int) -> NDArray[np.float32]:
-        """Return up to ``count`` samples, all there are before the first that is damaged."""
-        while count:
+        """Return ``count`` samples, or all there are before the first that is missing."""
+        parts = [np.empty((0, self.channels), np.float32)]
+        step = count
+        while count and step:
+            step = min(step, count)
             try:
-                return self._file.read(count, dtype="float32", always_2d=True)
+                part = self._file.read(step, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError:
                 # The good samples of a damaged block are lost with it: ask for fewer.
-                count //= 2
-                try:
-                    self._file.seek(position)
-                except soundfile.LibsndfileError:
+                self._is_spoilt = True
+                step //= 2
+                if not self._seek(position):
                     break
-        return np.empty((0, self.channels), np.float32)
+                continue
+            parts.append(part)
+            position += len(part)
+            count -= len(part)
+            if len(part) < step:
+                break
+        return parts[1] if len(parts) == 2 else np.concatenate(parts)
 
     def _mono(self, block: NDArray[np.float32], position: int) -> NDArray[np.float32]:
         """Return the mean of the channels of samples that begin at ``position``."""
@@ -285,77 +275,3 @@ class AudioFile:
             what = f"sample {index} ({seconds:.3f} s) is NaN or infinite"
             raise AudioError("NONFINITE", self.path, what)
         return mono
-
-
-def _open_regular(path: str | bytes | Path) -> int:
-    """Return a descriptor of a regular file.
-
-    Raises:
-        AudioError: there is no such file, it may not be read, it is something else than
-            a file, or it is empty.
-    """
-    raw = os.fsencode(path)
-    try:
-        # Asked before it is opened: opening a pipe waits for a writer, a device may act.
-        _check_regular(path, os.stat(raw))
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(raw, flags | getattr(os, "O_CLOEXEC", 0))
-    except (OSError, ValueError) as error:
-        if isinstance(error, AudioError):
-            raise
-        raise _unopened(path, error) from error
-    try:
-        status = os.fstat(descriptor)  # the name may mean another file by now
-        _check_regular(path, status)
-        if not status.st_size:
-            raise AudioError("EMPTY", path, "the file is empty (0 bytes)")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _check_regular(path: str | bytes | Path, status: os.stat_result) -> None:
-    for test, kind in (
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a named pipe"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a device"),
-    ):
-        if test(status.st_mode):
-            raise AudioError("NOT_REGULAR", path, f"it is {kind}, not a file")
-
-
-def _unopened(path: str | bytes | Path, error: OSError | ValueError) -> AudioError:
-    """Return why a file cannot be opened."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.EACCES or number == errno.EPERM:
-        return AudioError("PERMISSION", path, "no permission to read it")
-    if number == errno.ELOOP:
-        return AudioError("NOT_REGULAR", path, "a loop of symbolic links")
-    if number in (errno.ENXIO, errno.ENODEV):
-        return AudioError("NOT_REGULAR", path, "it is a device or socket, not a file")
-    if number in (errno.ENOENT, errno.ENOTDIR) and os.path.islink(os.fsencode(path)):
-        return AudioError("VANISHED", path, "a symbolic link to a file that is not there")
-    if number in (errno.ENOENT, errno.ENOTDIR):
-        return AudioError("VANISHED", path, "there is no such file")
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return AudioError("VANISHED", path, f"it cannot be opened: {reason}")
-
-
-def _refusal(
-    path: str | bytes | Path, descriptor: int, error: soundfile.LibsndfileError
-) -> AudioError:
-    """Return why libsndfile did not open a regular file, in better words than its own."""
-    head = os.pread(descriptor, 16, 0)
-    for offset, magic, name in _FOREIGN:
-        if head[offset : offset + len(magic)] == magic:
-            what = f"{name} is not read; convert it to FLAC, Ogg, MP3 or WAV"
-            return AudioError("UNSUPPORTED", path, what)
-    if not any(head):
-        return AudioError("NOT_AUDIO", path, "it begins with zeros, not with audio")
-    reason = error.error_string.strip().rstrip(".")
-    if head[:4] in _KNOWN or head[:3] == b"ID3":
-        return AudioError("DAMAGED", path, f"its header is damaged ({reason})")
-    return AudioError("NOT_AUDIO", path, "its content is no audio that libsndfile knows")
