@@ -41,7 +41,10 @@ CAUSES: dict[str, Cause] = {
     "party": Cause("a bass drum on every beat", lambda song: song.beat == "four on the floor"),
     "powerful": Cause("loud, with much bass", lambda song: song.level >= -21 and song.bass >= 0.45),
     "retro": Cause("the square waves of an old game", lambda song: song.instrument == "chip"),
-    "sad": Cause("minor, and not fast", lambda song: not song.is_major and song.tempo <= 112),
+    "sad": Cause(
+        "minor, not fast, a melody over chords",
+        lambda song: not song.is_major and song.tempo <= 115 and song.texture != "drone",
+    ),
     "slow": Cause("at most 92 beats a minute", lambda song: song.tempo <= 92),
     "soft": Cause("quiet", lambda song: song.level <= -26),
 }

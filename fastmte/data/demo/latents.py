@@ -119,7 +119,7 @@ def _playable(latents: Latents) -> Latents:
     if latents.beat == "four on the floor":  # made for dancing
         latents = replace(latents, tempo=max(latents.tempo, 100.0))
     if latents.instrument == "music box":  # it has no low notes
-        latents = replace(latents, centre=max(latents.centre, 66.0))
+        latents = replace(latents, centre=max(latents.centre, 76.0))
     if latents.instrument in ("music box", "chip"):  # nor a dull side
         latents = replace(latents, brightness=max(latents.brightness, 0.6))
     return latents

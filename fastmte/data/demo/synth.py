@@ -7,7 +7,7 @@ from fastmte.data.demo.drums import drum
 from fastmte.data.demo.latents import Latents
 from fastmte.data.demo.voices import SAMPLE_RATE, tone
 
-_DRUM_GAIN = 1.6  # of a stroke beside a note of the melody
+_DRUM_GAIN = 1.4  # of a stroke beside a note of the melody
 
 
 def synthesise(song: Latents, rng: np.random.Generator) -> np.ndarray:
