@@ -24,20 +24,21 @@ struct CropSource {
   int64_t song, offset, length, start;
 };
 
-// The frames of a song once it is repeated until a crop fits.
-FASTMTE_HD inline int64_t tiled_length(int64_t length, int64_t frames) {
-  return (frames + length - 1) / length * length;
+// Where the centre crop begins; a song that is too short is repeated until the crop fits.
+FASTMTE_HD inline int64_t centre_start(int64_t length, int64_t frames) {
+  const int64_t repeats = length < frames ? (frames + length - 1) / length : 1;
+  return (length * repeats - frames) / 2;
 }
 
-// `length` is at least `frames` only when the song is long enough on its own.
+// Any frame of a short song may be the first.
 FASTMTE_HD inline int64_t last_start(int64_t length, int64_t frames) {
-  return (length < frames ? tiled_length(length, frames) : length) - frames;
+  return length < frames ? length - 1 : length - frames;
 }
 
 FASTMTE_HD inline CropSource crop_source(const CropTables& tables, int64_t crop) {
   const int64_t song = tables.index[crop];
   const int64_t length = tables.lengths[song];
-  const int64_t start = tables.starts ? tables.starts[crop] : last_start(length, tables.frames) / 2;
+  const int64_t start = tables.starts ? tables.starts[crop] : centre_start(length, tables.frames);
   return {song, tables.offsets[song], length, start};
 }
 

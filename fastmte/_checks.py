@@ -63,7 +63,7 @@ def crop_mels(
         )
     if starts is None:
         return
-    last = tiled_length(length, frames) - frames
+    last = torch.where(length < frames, length - 1, length - frames)
     if (at := _first((starts < 0) | (starts > last))) is not None:
         want = f"[0, {int(last[at])}]"
         raise RuntimeError(f"{op}: starts must be in {want}, got {int(starts[at])} at [{at}]")
@@ -152,14 +152,10 @@ def finite(op: str, name: str, values: Tensor) -> None:
         _not_finite(op, name, float(values[tuple(position)]), position)
 
 
-def tiled_length(length: Tensor, frames: int) -> Tensor:
-    """Return the frames of each song once it is repeated until a crop fits."""
-    return length * torch.div(frames + length - 1, length, rounding_mode="floor")
-
-
 def centre_starts(length: Tensor, frames: int) -> Tensor:
-    """Return where the centre crop of each (repeated) song begins."""
-    return (tiled_length(length, frames) - frames) // 2
+    """Return where the centre crop of each song begins, short ones repeated until it fits."""
+    repeats = torch.div(frames + length - 1, length, rounding_mode="floor")
+    return torch.div(length * repeats - frames, 2, rounding_mode="floor")
 
 
 def _check_tensor(

@@ -72,7 +72,7 @@ def crop_mels(
 ) -> Tensor:
     """Return one crop of each indexed song, out of songs packed one after another.
 
-    A song shorter than ``frames`` is first repeated until a crop fits.
+    A song shorter than ``frames`` is repeated: after its last frame comes its first.
 
     Args:
         mels: (n,) float32 or float16, dB. Song i is the row-major (M, lengths[i])
@@ -80,8 +80,9 @@ def crop_mels(
         offsets: (N,) int64, where each song begins.
         lengths: (N,) int64, frames of each song, at least 1.
         index: (B,) int64, the songs to crop; may name one more than once.
-        starts: (B,) int64, first frame of each crop in its (repeated) song, or None
-            for the centre, rounded down.
+        starts: (B,) int64, first frame of each crop, in [0, T - F] for a song of T >= F
+            frames and in [0, T) for a shorter one; None for the centre of the song,
+            repeated whole times where it is short, rounded down.
         frames: F, frames of a crop.
         bands: M, mel bands of a song.
 
@@ -94,7 +95,8 @@ def crop_mels(
             crop is NaN or infinite.
 
     Reference:
-        Mayerl et al. 2021, section 3.1: the centre 1366 frames of each song.
+        Mayerl et al. 2021, section 3.1: the centre 1366 frames of each song. Repeats as
+        ``fastmte.crop.centre_start``.
     """
     return torch.ops.fastmte.crop_mels(mels, offsets, lengths, index, starts, frames, bands)
 

@@ -1,0 +1,5 @@
+"""``python -m fastmte`` is ``fastmte``."""
+
+from fastmte.cli import main
+
+main(prog_name="fastmte")
