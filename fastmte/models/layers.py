@@ -65,6 +65,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     member, (K,) int64. Members that stopped at different epochs keep their own.
     """
 
+    running_mean: Tensor  # (K * C,)
+    running_var: Tensor  # (K * C,)
+    num_batches_tracked: Tensor  # (K,)
+    momentum: float
+
     def __init__(self, members: int, channels: int) -> None:
         super().__init__(members * channels)
         self.register_buffer("num_batches_tracked", torch.zeros(members, dtype=torch.int64))
@@ -102,8 +107,8 @@ class SharedInputNorm(BatchNorm2d):
         # With momentum 1 the running statistics are this batch's.
         x = F.batch_norm(x, mean, variance, training=True, momentum=1.0, eps=self.eps)
         with torch.no_grad():
-            self.running_mean.mul_(1 - self.momentum).add_(mean, alpha=self.momentum)
-            self.running_var.mul_(1 - self.momentum).add_(variance, alpha=self.momentum)
+            for running, batch in ((self.running_mean, mean), (self.running_var, variance)):
+                running.mul_(1 - self.momentum).add_(batch, alpha=self.momentum)
             self.num_batches_tracked.add_(1)
         return x
 

@@ -101,8 +101,8 @@ class ResNet(Backbone):
 
     def features(self, x: Tensor) -> Tensor:
         """Return (B, K, 512) of mels (B, 1, 96, F)."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = F.max_pool2d(x, 3, 2, padding=1)
+        x = F.max_pool2d(self.bn1(self.conv1(x)), 3, 2, padding=1)
+        x = F.relu(x, inplace=True)  # never falls, so it may follow the pooling: a quarter of it
         for i in range(1, len(CHANNELS) + 1):
             x = self.get_submodule(f"layer{i}")(x)
         return x.mean((2, 3)).view(len(x), self.members, self.n_features)

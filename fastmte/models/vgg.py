@@ -28,20 +28,23 @@ class VGG(Backbone):
     def __init__(self, members: int) -> None:
         super().__init__(members)
         self.bn_init = SharedInputNorm(members)
-        inputs = 1
+        self.conv_1 = Conv2d(members, 1, BLOCKS[0][0], 3, shared_input=True)
+        inputs = BLOCKS[0][0]
         for i, (outputs, _) in enumerate(BLOCKS, start=1):
-            conv = Conv2d(members, inputs, outputs, 3, shared_input=i == 1)
-            self.add_module(f"conv_{i}", conv)
+            if i > 1:
+                self.add_module(f"conv_{i}", Conv2d(members, inputs, outputs, 3))
             self.add_module(f"bn_{i}", BatchNorm2d(members, outputs))
             inputs = outputs
 
     def features(self, x: Tensor) -> Tensor:
         """Return (B, K, 64) of mels (B, 1, 96, F)."""
+        x = normalised_conv(x, self.bn_init, self.conv_1)
         for i, (_, pool) in enumerate(BLOCKS, start=1):
-            conv = self.get_submodule(f"conv_{i}")
-            x = normalised_conv(x, self.bn_init, conv) if i == 1 else conv(x)
-            x = F.elu(self.get_submodule(f"bn_{i}")(x), inplace=True)
-            x = F.max_pool2d(x, pool)
+            if i > 1:
+                x = self.get_submodule(f"conv_{i}")(x)
+            # ELU never falls, so it may follow the pooling: an eighth of its work and memory.
+            x = F.max_pool2d(self.get_submodule(f"bn_{i}")(x), pool)
+            x = F.elu(x, inplace=True)
         return x.reshape(len(x), self.members, self.n_features)
 
 
