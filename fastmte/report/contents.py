@@ -1,6 +1,7 @@
 """What there is to report of a run folder; whatever is missing is named, not fatal."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,10 @@ def read_contents(folder: Path, tagged: Path | None = None) -> Contents:
     epochs = piece("metrics.jsonl", "the course of the training", _records, ())
     scores = piece("predictions.npy", "the metrics", read_array, None)
     truth = piece("groundtruth.npy", "the metrics", read_array, None)
-    results, tags = _evaluated(folder, partition, scores, truth)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        results, tags = _evaluated(folder, partition, scores, truth)
+    missing += [f"some metrics: {warning.message}" for warning in caught]
     if partition is not None and "elbow" not in partition.details:
         missing.append("the elbow: the partition was made without the labels as points")
     if tagged is None and (folder / TAGGED / "manifest.json").is_file():

@@ -278,7 +278,7 @@ def _failures(tagged: Tagged | None) -> str:
         if row["status"] in FAILURES
     ]
     if not failed:
-        return '<p class="soft">None: every song has its scores.</p>'
+        return '<p class="soft">No song failed.</p>'
     return table(("song", "code", "what", "what to do"), failed)
 
 
