@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from fastmte.audio import mp3
 from fastmte.audio.opening import AudioError, display_name, open_regular, refusal
 
-__all__ = ["AudioError", "AudioFile", "display_name", "open_audio", "silenced_native_stderr"]
+__all__ = ["AudioError", "AudioFile", "display_name", "open_audio"]
 
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; what lies outside is a damaged header
 MAX_CHANNELS = 64
@@ -29,25 +28,6 @@ _STREAMED = 0x7FFFF000  # bytes; programs that write to a pipe promise this much
 _PAGE = 65536  # bytes, more than an Ogg page has
 _LAST_PAGE = 4  # flag of a page's header
 _UNKNOWN_LENGTH = 2**40  # libsndfile's answer for streams that do not tell is near 2**63
-
-
-@contextmanager
-def silenced_native_stderr() -> Iterator[None]:
-    """Keep C libraries from writing to the terminal; for a worker process only.
-
-    libmpg123 writes thousands of lines about a damaged mp3, below Python's
-    ``sys.stderr``. This turns file descriptor 2 of the whole process, so tracebacks
-    and other threads fall silent too while it lasts.
-    """
-    saved = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
 
 
 def open_audio(path: str | bytes | Path) -> "AudioFile":
