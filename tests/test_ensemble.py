@@ -150,9 +150,9 @@ def relative_error(got, expected):
 
 @pytest.mark.parametrize("name", ["vgg", "resnet18", "resnet18-uibk"])
 def test_a_training_step_equals_that_of_the_members_one_by_one(name):
-    labels = [1, 0, 1, 2] if name != "vgg" else [1, 0, 1]
+    labels = [1, 0, 1]
     fused = trained(name, labels)
-    mels = mels_of(name, 2 if name != "vgg" else 1)
+    mels = mels_of(name, 1) if name == "vgg" else mels_of(name, 2, frames=32)
     truth = torch.rand(len(mels), len(labels), generator=torch.Generator().manual_seed(0)).round()
     exact = trained(name, labels).double()
     alone64, members64 = gradients_one_by_one(exact, mels.double(), truth.double())
@@ -218,7 +218,7 @@ def test_a_member_that_diverged_poisons_no_other(name, training):
 # ------------------------------------------------------------------------- fuse, unfuse, select
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["vgg", "resnet18", "resnet18-uibk"])
 def test_fuse_and_unfuse_keep_every_bit_both_ways(name):
     ensemble = trained(name, ragged((3, 1, 2)))
     counts = ensemble.state_dict()[next(k for k in ensemble.state_dict() if "num_batches" in k)]
@@ -327,8 +327,8 @@ def test_member_ids_must_differ(ids):
 def test_rows_of_every_tensor_belong_to_one_member(name):
     labels = [1, 0, 2, 1]
     with torch.device("meta"):
-        state = FusedEnsemble(name, labels).state_dict()
-    ensemble = FusedEnsemble.create(name, labels)
+        ensemble = FusedEnsemble(name, labels)
+    state = ensemble.state_dict()
     rows = ensemble.member_rows()
     assert list(rows) == list(state)
     assert rows["head.weight"].tolist() == rows["head.bias"].tolist() == labels
