@@ -35,7 +35,7 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     _OPERATORS.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _OPERATORS.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastmte::{name}", fake, lib=_OPERATORS)
-    tiers = {"cpu": "reference", "cuda": "reference"}
+    tiers = {"cpu": "reference"}
     if _LOADED.tier == "native" and _has_kernel(name, "CPU"):
         tiers["cpu"] = "native"
     elif _LOADED.kernels is not None:
@@ -45,6 +45,7 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
         tiers["cuda"] = "native"
     elif torch.version.cuda:
         _OPERATORS.impl(name, _warns_of_slow_cuda(name, reference), "CUDA")
+        tiers["cuda"] = "reference"
     _LOADED.operators[name] = tiers
 
 

@@ -35,3 +35,16 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("the published data is not here (FASTMTE_SHARED)")
     return SHARED
+
+
+@pytest.fixture(params=["dispatched", "reference", "numba"])
+def tier(request: pytest.FixtureRequest):
+    """The operators on one tier; ``dispatched`` is the one that torch chooses."""
+    from fastmte import ops, reference  # noqa: F401  (ops registers the operators)
+
+    if request.param == "numba":
+        pytest.importorskip("numba")
+        from fastmte import _kernels
+
+        return _kernels
+    return torch.ops.fastmte if request.param == "dispatched" else reference

@@ -1,0 +1,72 @@
+"""Cases of the operators that more than one test file uses."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+
+def on_threads(n_threads: int, function):
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        return function()
+    finally:
+        torch.set_num_threads(before)
+
+
+def refuses(text: str):
+    """Expect exactly this error; torch may only put a context before it."""
+    return pytest.raises(RuntimeError, match=f"(^|, ){re.escape(text)}$")
+
+
+def packed(lengths, bands=3, dtype=torch.float32, device="cpu", gap=5):
+    """Songs of random values, a few unused values between them."""
+    generator = torch.Generator().manual_seed(sum(lengths))
+    starts = [gap + sum(bands * t + gap for t in lengths[:i]) for i in range(len(lengths))]
+    n_values = gap + sum(bands * t + gap for t in lengths)
+    mels = torch.randn(n_values, generator=generator).to(dtype)
+    tables = (torch.tensor(starts), torch.tensor(lengths))
+    return mels.to(device), *(t.to(device) for t in tables)
+
+
+CROPS = {
+    "one value": ([1], [0], None, 1, 1),
+    "odd sizes": ([7, 13, 5], [2, 0, 1, 1], None, 5, 3),
+    "short songs": ([1, 2, 3, 9], [0, 1, 2, 3], None, 10, 3),
+    "given starts": ([20, 30, 20], [0, 1, 2], [3, 0, 10], 10, 2),
+    "short with starts": ([4, 4, 4], [0, 1, 2], [0, 3, 1], 11, 2),
+    "exactly fitting": ([10, 10], [1, 0], [0, 0], 10, 4),
+    "real": ([2000, 1366, 900], [0, 1, 2, 0], None, 1366, 96),
+    "no crops": ([5], [], None, 4, 3),
+}
+
+
+def crop_case(name, dtype=torch.float32, device="cpu"):
+    lengths, index, starts, frames, bands = CROPS[name]
+    mels, offsets, lengths = packed(lengths, bands, dtype, device)
+    index = torch.tensor(index, dtype=torch.int64, device=device)
+    starts = None if starts is None else torch.tensor(starts, device=device)
+    return mels, offsets, lengths, index, starts, frames, bands
+
+
+def songs(n_songs, n_features, n_labels, dtype=torch.float32, device="cpu"):
+    generator = torch.Generator().manual_seed(n_songs + n_features)
+    features = torch.randn(n_songs, n_features, generator=generator).to(dtype)
+    labels = torch.rand(n_songs, n_labels, generator=generator) < 2 / max(2, n_labels)
+    labels[: min(1, n_songs)] = True
+    return features.to(device), labels.to(device)
+
+
+def csr(labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    crow = torch.nn.functional.pad(labels.sum(1).cumsum(0), (1, 0))
+    return crow, labels.nonzero()[:, 1], labels.size(1)
+
+
+def points_of(n_points, n_features, n_members, device="cpu", seed=0):
+    rng = np.random.default_rng(seed)
+    points = torch.from_numpy(rng.normal(size=(n_points, n_features)))
+    seeds = torch.from_numpy(rng.choice(n_points, n_members, replace=False))
+    return points.to(device), seeds.to(device)

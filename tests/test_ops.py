@@ -1,0 +1,94 @@
+"""All operators: one meaning on every tier, and torch.library's rules."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from op_cases import crop_case, points_of, refuses, songs
+
+from fastmte import _library, ops, reference
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """The numba tier with its kernels as plain Python."""
+    pytest.importorskip("numba")
+    from fastmte import _kernels
+
+    for name in ("_crop", "_add_pairs", "_deal"):
+        monkeypatch.setattr(_kernels, name, getattr(_kernels, name).py_func)
+    return _kernels
+
+
+def test_the_kernels_mean_the_same_uncompiled(uncompiled):
+    for name in ("odd sizes", "short songs", "given starts"):
+        case = crop_case(name, torch.float16)
+        assert torch.equal(uncompiled.crop_mels(*case), reference.crop_mels(*case))
+    features, labels = songs(8200, 2, 3)
+    expected = reference.label_centroids(features, labels)
+    assert torch.equal(uncompiled.label_centroids(features, labels), expected)
+    case = (*points_of(20, 3, 2), 1e-10)
+    assert torch.equal(uncompiled.dkmeans_assign(*case)[1], reference.dkmeans_assign(*case)[1])
+
+
+def test_the_operators_compile_without_a_graph_break(device):
+    crops = crop_case("odd sizes", device=device)
+    features, labels = songs(30, 4, 5, torch.float64, device)
+
+    def both(mels, features, labels):
+        centroids = ops.label_centroids(features, labels)
+        parts, order = ops.dkmeans_assign(centroids, torch.arange(2, device=features.device))
+        return ops.crop_mels(mels, *crops[1:]) * 2, centroids + 1, parts + order
+
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    arguments = (crops[0], features, labels)
+    for actual, expected in zip(compiled(*arguments), both(*arguments), strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_tensors_on_two_devices_are_refused(tier):
+    if tier is torch.ops.fastmte:
+        pytest.skip("torch answers for meta tensors itself")
+    other = torch.zeros(2, dtype=torch.int64, device="meta")
+    case = list(crop_case("odd sizes"))
+    case[1] = other
+    with refuses("crop_mels: offsets must be on cpu, got meta"):
+        tier.crop_mels(*case)
+
+
+DIGEST = """
+import hashlib, torch
+from fastmte import _library, ops
+from op_cases import crop_case, points_of, songs
+torch.set_num_threads(2)
+outputs = [ops.crop_mels(*crop_case("real", dtype)) for dtype in (torch.float32, torch.float16)]
+outputs += [ops.label_centroids(*songs(20_001, 22, 56)), *ops.dkmeans_assign(*points_of(150, 9, 4))]
+digest = hashlib.sha256(b"".join(x.numpy().tobytes() for x in outputs))
+print(_library.status()["tier"], digest.hexdigest())
+"""
+
+
+def test_all_tiers_and_instruction_sets_give_the_same_bits():
+    runs = [("numba", "1"), ("reference", "1")]
+    if _library.status()["tier"] == "native":
+        runs += [("native", "0"), ("native", "1")]
+    digests = set()
+    for tier, isa in runs:
+        settings_of_run = {"FASTMTE_TIER": tier, "FASTMTE_ISA": isa, "FASTMTE_REQUIRE_NATIVE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", DIGEST],
+            env=os.environ | settings_of_run | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        name, digest = done.stdout.split()
+        assert name == tier
+        digests.add(digest)
+    assert len(digests) == 1
