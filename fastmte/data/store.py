@@ -36,6 +36,7 @@ class MelStore:
         lengths: (N,) int64, frames stored of each song.
         starts: (N,) int64, the stored part's first frame in its song.
         n_frames: (N,) int64, frames of each whole song.
+        width: frames kept of a song that is long enough.
         failed: ``{"id", "path", "code", "message"}`` of each song that is left out.
         hash: changes when the songs, their files or the mels' definition change.
     """
@@ -54,6 +55,7 @@ class MelStore:
         self.lengths = np.array(songs["length"], dtype=np.int64)
         self.starts = np.array(songs["start"], dtype=np.int64)
         self.n_frames = np.array(songs["n_frames"], dtype=np.int64)
+        self.width = int(self.lengths.max(initial=0))
         self.mel, self.failed, self.hash = mel, tuple(failed), digest
         self._row = {id_: row for row, id_ in enumerate(self.ids)}
 
@@ -110,6 +112,7 @@ class MelStore:
         paths: Sequence[str | Path],
         ids: Sequence[str] | None = None,
         config: MelConfig | None = None,
+        is_lenient: bool = False,
     ) -> "MelStore":
         """Use mels that lie as one ``.npy`` a song, as MTG publishes them, where they are.
 
@@ -117,11 +120,24 @@ class MelStore:
             paths: files of (96, T) float32 or float16, dB.
             ids: one id a file  [default: the file's name without its ending].
             config: what the mels are  [default: ``mtg2019``, as the published ones].
+            is_lenient: a file that is no such array goes to ``failed`` instead.
 
         Raises:
-            InputError: a file is no such array.
+            InputError: a file is no such array, or none is.
         """
-        return _NpyMels([Path(path) for path in paths], ids, config or MelConfig.of("mtg2019"))
+        names = [Path(path).stem for path in paths] if ids is None else list(ids)
+        songs, failed = [], []
+        for id_, path in zip(names, map(Path, paths), strict=True):
+            try:
+                songs.append((id_, path, load_npy(path).shape[1]))
+            except InputError as error:
+                if not is_lenient:
+                    raise
+                message = str(error).removeprefix(f"{path}: ")
+                failed.append({"id": id_, "path": str(path), "code": "DAMAGED", "message": message})
+        if not songs:
+            raise InputError(f"no mels: {len(failed)} files, none of them readable")
+        return _NpyMels(songs, config or MelConfig.of("mtg2019"), failed)
 
     def index_of(self, ids: Sequence[str]) -> np.ndarray:
         """Return (len(ids),) int64 positions of songs in this store.
@@ -167,10 +183,8 @@ class MelStore:
             starts = self._centres(index.numpy(), frames)
         return self._cut(index, frames, starts)
 
-    def _centres(self, rows: np.ndarray, frames: int) -> Tensor:
-        """Return the starts of the songs' centre crops, exact to the frame.
-
-        Centring in the stored part instead would be a frame off where both roundings meet.
+    def check_width(self, frames: int, rows: np.ndarray | slice = slice(None)) -> None:
+        """Refuse crops wider than what is kept of longer songs.
 
         Raises:
             InputError: the store holds too little of a song.
@@ -178,9 +192,16 @@ class MelStore:
         is_cut = self.lengths[rows] < self.n_frames[rows]
         if (self.lengths[rows][is_cut] < frames).any():
             raise InputError(
-                f"mel store: holds {self.lengths.max()} frames a song, {frames} are wanted; "
+                f"mel store: holds {self.width} frames a song, {frames} are wanted; "
                 f"prepare the songs with --frames {frames}"
             )
+
+    def _centres(self, rows: np.ndarray, frames: int) -> Tensor:
+        """Return the starts of the songs' centre crops, exact to the frame.
+
+        Centring in the stored part instead would be a frame off where both roundings meet.
+        """
+        self.check_width(frames, rows)
         pairs = zip(self.n_frames[rows].tolist(), self.starts[rows].tolist(), strict=True)
         starts = [centre_start(whole, frames) - first for whole, first in pairs]
         return torch.tensor(starts, dtype=torch.int64)
@@ -194,20 +215,23 @@ class MelStore:
 class _NpyMels(MelStore):
     """A store over files of one song each, opened only for the batch that needs them."""
 
-    def __init__(self, paths: list[Path], ids: Sequence[str] | None, config: MelConfig) -> None:
-        lengths = [_load_npy(path).shape[1] for path in paths]
-        names = [path.stem for path in paths] if ids is None else list(ids)
+    def __init__(
+        self,
+        songs: list[tuple[str, Path, int]],
+        config: MelConfig,
+        failed: list[dict[str, str]],
+    ) -> None:
+        names, self._paths, lengths = map(list, zip(*songs, strict=True))
         digest = hashlib.sha256(json.dumps([names, lengths, config.to_dict()]).encode())
-        songs = {"id": names, "length": lengths, "start": [0] * len(paths), "n_frames": lengths}
+        table = {"id": names, "length": lengths, "start": [0] * len(names), "n_frames": lengths}
         none = torch.empty(0)
-        super().__init__(none, none.long(), songs, config, (), digest.hexdigest())
-        self._paths = paths
+        super().__init__(none, none.long(), table, config, failed, digest.hexdigest())
 
     def _cut(self, index: Tensor, frames: int, starts: Tensor) -> Tensor:
         zero = torch.zeros(1, dtype=torch.int64)
         crops = []
         for row, start in zip(index.tolist(), starts, strict=True):
-            mel = _load_npy(self._paths[row])
+            mel = load_npy(self._paths[row])
             length = torch.tensor([mel.shape[1]])
             crops.append(
                 ops.crop_mels(_flat(mel), zero, length, zero, start.view(1), frames, BANDS)
@@ -233,7 +257,7 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     return sidecar
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def load_npy(path: Path) -> np.ndarray:
     """Map one song's mel, (96, T) float32 or float16.
 
     Raises:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmte.crop import BANDS
-from fastmte.data.songs import load_mel
-from fastmte.data.store import FORMAT, MELS, SIDECAR, Progress, read_sidecar
+from fastmte.crop import BANDS, centre_start, crop_mel
+from fastmte.data.songs import SongMel, load_mel
+from fastmte.data.store import FORMAT, MELS, SIDECAR, Progress, load_npy, read_sidecar
 from fastmte.data.workers import Decoders, Outcome
 from fastmte.errors import InputError
 from fastmte.files import write_json
@@ -25,6 +25,14 @@ DEADLINE = 120.0  # seconds a song may take; the slowest real ones take two
 _JOURNAL, _LOCK = "journal.jsonl", ".lock"
 _COMMIT_SONGS, _COMMIT_SECONDS = 64, 2.0
 _SONG_KEYS = ("id", "row", "n_frames", "length", "start", "status", "duration")
+
+
+def store_key(
+    paths: Sequence[str | Path], ids: Sequence[str], config: MelConfig, frames: int
+) -> str:
+    """Return a hash that changes with the songs, their files, the mels' definition and width."""
+    header = _header([os.fsencode(path) for path in paths], ids, config, frames)
+    return hashlib.sha256(json.dumps(header).encode()).hexdigest()
 
 
 def build_store(
@@ -76,6 +84,12 @@ def build_store(
         _finish(folder, header, [done[row] for row in range(len(ids))], frames)
 
 
+def remove_store(folder: Path) -> None:
+    """Remove a store, finished or not, and nothing else that is in its folder."""
+    for name in (SIDECAR, _JOURNAL, MELS):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _decode(
     rows: list[int], names: list[bytes], config: MelConfig, frames: int, workers: int | None
 ) -> Iterator[tuple[int, Outcome]]:
@@ -84,9 +98,31 @@ def _decode(
         workers = os.cpu_count() or 1
     # A process starts in the time it takes to decode a dozen songs.
     n_workers = min(workers, len(rows) // 12)
-    load = partial(load_mel, config=config, frames=frames)
+    load = partial(_load, config=config, frames=frames)
     with Decoders(load, n_workers, DEADLINE, (BANDS, frames)) as decoders:
         yield from zip(rows, decoders.map(names[row] for row in rows), strict=True)
+
+
+def _load(path: bytes, config: MelConfig, frames: int) -> SongMel:
+    """Return the middle of a song, from its audio or from its mel as a .npy."""
+    if not path.lower().endswith(b".npy"):
+        return load_mel(path, config, frames)
+    mel = load_npy(Path(os.fsdecode(path)))
+    crop = crop_mel(mel, frames)
+    if not np.isfinite(crop).all():
+        raise InputError(f"{os.fsdecode(path)}: has values that are not finite")
+    total = mel.shape[1]
+    return SongMel(
+        mel=crop,
+        n_samples=total * config.hop,
+        n_frames=total,
+        start_frame=centre_start(total, frames),
+        duration_s=total * config.hop / config.sample_rate,
+        sample_rate=config.sample_rate,
+        channels=1,
+        status="ok" if total >= frames else "ok_short",
+        warnings=(),
+    )
 
 
 class _Journal:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         raise InputError(f"{path}: not JSON ({error}); train again with --force") from error
     settings = json.loads(json.dumps(settings))
     texts = [
-        f"{key} was {_short(found.get(key))}, is {_short(settings.get(key))}"
+        f"the {key} are not the same"
+        if key.endswith(" songs")  # a hash, which tells a reader nothing
+        else f"{key} was {_short(found.get(key))}, is {_short(settings.get(key))}"
         for key in {**found, **settings}
         if found.get(key) != settings.get(key)
     ]
@@ -61,6 +64,7 @@ def save_state(folder: Path, progress: dict[str, Any], tensors: dict[str, Tensor
             safetensors.torch.save_file(packed, temporary, {"progress": json.dumps(progress)})
         except safetensors.SafetensorError as error:
             raise OSError(f"{path}: cannot be written ({error})") from error
+        shutil.copymode(folder / SETTINGS, temporary)  # safetensors lets nobody else read it
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

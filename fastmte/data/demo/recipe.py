@@ -8,10 +8,10 @@ DEMO_RECIPE: dict[str, Any] = {
     "frames": 128,
     # Each epoch sees other crops of the 6-8 s songs: a few hundred songs are then enough.
     "crop": "random",
-    "epochs": 10,
+    "epochs": 9,
     # 13 steps an epoch from 200 songs; with the paper's 64 there would be 4.
     "batch_size": 16,
     # The paper's 1e-4 needs its 100 epochs.
     "learning_rate": 5e-4,
-    "plateau_patience": 3,
+    "plateau_patience": 1,
 }

@@ -1,0 +1,47 @@
+"""What a command needs of the process and the machine it runs in."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+NO_AUDIO, SOME_FAILED, INTERRUPTED, TERMINATED = 4, 3, 130, 143
+
+
+def device_of(name: str) -> Any:
+    """Return the torch device of ``--device``; ``auto`` is the GPU where there is one.
+
+    Raises:
+        click.BadParameter: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise click.BadParameter(f"{name}: {reason}", param_hint="--device") from error
+    return device
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does, with another exit code."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM raise ``Terminated``, so that files and terminal are left in order."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,100 @@
+"""What a training shows while it runs: a bar on a terminal, else plain lines."""
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PLAIN_SECONDS = 20.0  # between two lines about one step where there is no terminal
+
+
+class Display:
+    """Progress on stderr."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._began = self._spoke = time.monotonic()
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line above the bar."""
+        # Never cut, never coloured: lines may hold any file name.
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True, emoji=False)
+
+    def begin(self, what: str) -> None:
+        """Start a step with a bar of its own."""
+        self._bar.reset(self._task, description=what, total=None)
+        self._began = self._spoke = time.monotonic()
+
+    def songs(self, done: int, total: int) -> None:
+        """Show how many songs a step is through with."""
+        self._bar.update(self._task, completed=done, total=total)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._spoke > _PLAIN_SECONDS:
+            self._spoke = now
+            self.say(f"{done} of {total} songs")
+
+
+class EpochDisplay:
+    """Progress of the epochs on a ``Display``."""
+
+    def __init__(self, display: Display, epochs: int, done: int = 0) -> None:
+        self._display, self._epochs = display, epochs
+        self._first, self._began = done, time.monotonic()
+        display.begin("Training")
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """Show one step."""
+        bar = self._display._bar
+        completed = (epoch - 1) * steps + step
+        bar.update(self._display._task, completed=completed, total=self._epochs * steps)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Print one epoch's record as a line."""
+        members = record["members"]
+        roc = " ".join(f"{member['roc_auc']:.3f}" for member in members)
+        retired = [str(member["member"]) for member in members if member["retired"]]
+        rates = sorted({member["learning_rate"] for member in members}, reverse=True)
+        n_done = record["epoch"] - self._first
+        left = (time.monotonic() - self._began) / n_done * (self._epochs - record["epoch"])
+        text = (
+            f"epoch {record['epoch']:>3}/{self._epochs}  loss {record['train_loss']:.4f}  "
+            f"validation {record['validation_loss']:.4f}  ROC-AUC {roc}  "
+            f"rate {' '.join(f'{rate:g}' for rate in rates)}  {record['seconds']:.1f} s"
+        )
+        if retired:
+            text += f"  done: member {', '.join(retired)}"
+        if left >= 1:
+            text += f"  ({_duration(left)} left)"
+        self._display.say(text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

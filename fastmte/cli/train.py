@@ -1,0 +1,165 @@
+"""``fastmte train``: an ensemble over a partition of the labels, from songs to metrics."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastmte.cli import options
+from fastmte.cli._process import (
+    INTERRUPTED,
+    NO_AUDIO,
+    SOME_FAILED,
+    TERMINATED,
+    Terminated,
+    device_of,
+    terminable,
+)
+from fastmte.cli.partition import _MemberCount
+
+if TYPE_CHECKING:
+    from fastmte.cli._training_display import Display
+    from fastmte.runs import RunSettings
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--backbone", help="Network of the members; see fastmte models list.")
+@click.option("--batch-size", type=click.IntRange(2), default=64, help="Songs a step.")
+@click.option(
+    "--crop",
+    type=click.Choice(["centre", "random"]),
+    default="centre",
+    help="Which frames of a training song; random ones anew each epoch.",
+)
+@click.option(
+    "--data",
+    envvar="FASTMTE_DATA",
+    metavar="DIR|demo",
+    help="Collection of MTG-Jamendo's layout  [env: FASTMTE_DATA; default: the built-in demo]",
+)
+@click.option("--device", default="auto", help="Where to train: auto, cpu, cuda, cuda:1 ...")
+@click.option("--epochs", type=click.IntRange(1), default=100, help="Passes over the songs.")
+@click.option(
+    "--features",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Descriptors of the songs  [default: AcousticBrainz's files, else the mels']",
+)
+@click.option("--force", is_flag=True, help="Replace the run in --out.")
+@click.option("--frames", type=click.IntRange(1), default=1366, help="Width of the crops.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-4, help="Adam's."
+)
+@options.mel_preset
+@click.option(
+    "--members", type=_MemberCount(), default=4, help="Members; auto: the elbow of k-means."
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the run  [default: runs/BACKBONE-PARTITION]",
+)
+@click.option("--partition", metavar="METHOD|FILE", help="How the labels are split; see above.")
+@click.option(
+    "--patience",
+    type=click.IntRange(0),
+    help="Epochs without a better validation ROC-AUC that end a member; 0: none, and its last "
+    "weights are kept  [default: the backbone's: 30 for ResNets, 0 for VGG]",
+)
+@click.option(
+    "--plateau-patience",
+    type=click.IntRange(0),
+    default=10,
+    help="Epochs without a lower validation loss that a learning rate survives.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
+@options.seed
+@click.option("--shuffle-labels", is_flag=True, help="Control: give songs each other's labels.")
+@options.split
+@click.option(
+    "--store",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Mels made by fastmte prepare  [default: made here]",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads  [default: one a core]")
+@options.workers
+@click.pass_context
+def train(ctx: click.Context, **given: Any) -> None:
+    """Train an ensemble, one member for each part of the labels, all in one network.
+
+    The partition is dkmeans, dkmeans-published, kmeans, linear, moodtheme, single, random,
+    or a JSON file of lists of tags. The defaults are the paper's; the demo has its own.
+    The run folder gets the model, its metrics, predictions and thresholds.
+
+    \b
+      fastmte train --partition dkmeans --backbone resnet18
+      fastmte train --partition kmeans --backbone vgg --data mtg-jamendo-dataset
+      fastmte train --resume --out runs/resnet18-dkmeans
+
+    Exit code: 0 done, 3 done without songs that could not be read, 4 no audio found,
+    130 interrupted (--resume goes on).
+    """
+    import torch
+
+    from fastmte.cli import _training_settings as settings_module
+    from fastmte.cli._training import NoAudioError
+    from fastmte.cli._training_display import Display
+
+    device = device_of(given["device"])
+    if given["threads"] is not None:
+        torch.set_num_threads(given["threads"])
+    out = given["out"]
+    try:
+        with terminable(), Display() as display:
+            if given["resume"]:
+                settings = settings_module.resumed_settings(ctx, given)
+                if settings is None:
+                    display.say(f"{click.format_filename(out)}: finished; nothing to resume")
+                    return
+            else:
+                settings = settings_module.new_settings(ctx, given, display)
+                out = settings_module.free_out(given, settings)
+            result, n_failed = _run(settings, out, given, device, display)
+    except NoAudioError as error:
+        click.echo(f"Error: {error}", err=True)
+        ctx.exit(NO_AUDIO)
+    except KeyboardInterrupt as interrupt:
+        _say_interrupted(out)
+        ctx.exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
+    for name, value in result.items():
+        click.echo(f"{name:<20}\t{value:.6f}")
+    click.echo(f"run: {click.format_filename(out)}")
+    ctx.exit(SOME_FAILED if n_failed else 0)
+
+
+def _run(
+    settings: "RunSettings", out: Path, given: dict[str, Any], device: Any, display: "Display"
+) -> tuple[dict[str, float], int]:
+    """Return the metrics of the run, and how many songs had to be left out."""
+    from fastmte import runs
+    from fastmte.cli import _training
+    from fastmte.data.demo import write_demo
+    from fastmte.partition import Partition
+
+    if settings.is_demo:
+        display.begin("Composing")
+        write_demo(settings.data, workers=given["workers"] or None, progress=display.songs)
+    collection, material = _training.open_material(settings, out, given["workers"], display)
+    if given["resume"] and (out / runs.PARTITION).is_file():
+        partition = Partition.load(out / runs.PARTITION, material.tags)
+    else:
+        partition = _training.begin_run(settings, collection, material, out, display)
+    _training.introduce(settings, material, partition, device, display)
+    result = _training.train(settings, material, partition, out, given["resume"], device, display)
+    return result, len(material.failed)
+
+
+def _say_interrupted(out: Path | None) -> None:
+    """Say in one line what is kept, and how to go on."""
+    records = None if out is None else out / "metrics.jsonl"
+    if records is None or not records.is_file():
+        click.echo("Interrupted; songs that are ready are kept, the same command goes on", err=True)
+        return
+    n_epochs = len(records.read_text(encoding="utf-8").splitlines())
+    command = f"fastmte train --resume --out {shlex.quote(click.format_filename(out))}"
+    click.echo(f"Interrupted; {n_epochs} epochs are kept, go on with: {command}", err=True)
