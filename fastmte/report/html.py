@@ -158,7 +158,7 @@ def _partition(contents: Contents) -> str:
     members = []
     for member, part in enumerate(partition.parts()):
         chips = "".join(f'<span class="chip">{text(tag)}</span>' for tag in part)
-        start = f", the first {text(seeds[member])}" if member < len(seeds) else ""
+        start = f", seed {text(seeds[member])}" if member < len(seeds) else ""
         members.append(
             f'<div class="member" style="--colour:{figures.colour(member)}">'
             f'<h3>Member {member}</h3><p class="soft">{len(part)} tags{start}</p>'
