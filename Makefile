@@ -1,0 +1,82 @@
+# make test       everything that is needed, then the tests
+# make demo       everything that is needed, then the main job on the built-in collection
+# make lint       ruff, mypy, clang-format           make cuda-check  the CUDA kernels, without a GPU
+# make bench      the benchmarks                     make bench-table their table in the README
+# make wheel      a wheel in dist/                   make clean
+#
+# PYTHON=python3.12   the Python of the environment          CPU=1     PyTorch's CPU build (Linux)
+# VENV=.venv          where the environment is               SYSTEM=1  this Python as it is, no pip
+# PYTEST_ARGS=...     more arguments for pytest
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+export OMP_WAIT_POLICY ?= PASSIVE
+
+SOURCES := $(wildcard csrc/CMakeLists.txt csrc/cmake/* csrc/*.h csrc/cpu/* csrc/cuda/*)
+CXX_SOURCES := $(filter %.h %.cpp %.cu,$(SOURCES))
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
+
+ifdef SYSTEM
+READY := build/system/.ready
+RUN := PYTHONPATH=$(CURDIR) $(PYTHON)
+else
+READY := $(VENV)/.ready
+RUN := $(abspath $(VENV))/bin/python
+endif
+
+.PHONY: setup test demo lint bench bench-table wheel cuda-check clean
+.DELETE_ON_ERROR:
+setup: $(READY)
+
+# torch comes first: the kernels are compiled against the torch that is there.
+$(VENV)/.ready: pyproject.toml constraints.txt $(SOURCES)
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later on PATH; PYTHON=... names one" >&2; exit 1; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "$(PYTHON) makes no environments: apt install python3-venv" >&2; exit 1; }
+	@echo "setting up $(VENV): torch, then fastmte with its kernels (a few minutes, once)"
+	@$(PIP) torch
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+# The libraries beside the modules. Without CMake or a compiler the slower tiers run.
+build/system/.ready: $(SOURCES)
+	@mkdir -p build/system
+	-cmake -S csrc -B build/system -DPython_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)') \
+		&& cmake --build build/system --parallel && cmake --install build/system --prefix .
+	@touch $@
+
+test: $(READY)
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+demo: $(READY)
+	$(RUN) -m fastmte train --partition dkmeans --backbone resnet18 --data demo --out runs/demo --force
+	cd demo-data/audio && $(RUN) -m fastmte tag --from-file ../test-songs.txt \
+		--model $(CURDIR)/runs/demo -o $(CURDIR)/runs/demo/tagged --force
+	$(RUN) -m fastmte report runs/demo
+	@echo "look at runs/demo/report.html"
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(if $(SYSTEM),,$(VENV)/bin/)clang-format --dry-run -Werror $(CXX_SOURCES)
+
+cuda-check: $(READY)
+	FASTMTE_REQUIRE_NVCC=1 $(RUN) -m pytest tests/test_cuda.py
+
+bench: $(READY)
+	@mkdir -p bench/results
+	$(RUN) -m pytest bench/bench_ops.py --benchmark-json=bench/results/ops.json
+	$(RUN) -m pytest bench/bench_ensemble.py --benchmark-json=bench/results/ensemble.json
+
+bench-table: $(READY)
+	$(RUN) -m bench.table
+
+# Built in an environment of pip's own, against the torch of this one, which it does not contain.
+wheel: $(READY)
+	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist fastmte/*.so fastmte/_build.json
+	find . -name __pycache__ -prune -exec rm -rf {} +

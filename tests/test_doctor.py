@@ -1,0 +1,152 @@
+"""``fastmte doctor`` on whole and on broken installations."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from fastmte import _library, ops  # noqa: F401  (ops registers the operators)
+from fastmte.cli import doctor as doctor_module
+from fastmte.cli import main
+
+
+def doctor(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["doctor", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def broken_import(monkeypatch, name: str, error: Exception) -> None:
+    """Let ``import name`` fail from now on."""
+    real = __import__
+
+    def importing(module, *args, **kwargs):
+        if module == name:
+            raise error
+        return real(module, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr("builtins.__import__", importing)
+
+
+def test_json_has_every_fact():
+    facts = json.loads(doctor("--json"))
+    assert facts["fastmte"]
+    assert facts["torch"].startswith("2.")
+    assert facts["operators"]["tier"] == _library.status()["tier"]
+    names = ["crop_mels", "dkmeans_assign", "label_centroids", "label_centroids.csr"]
+    assert list(facts["operators"]["operators"]) == names
+    assert facts["packages"]["numpy"]
+    assert set(facts["extras"]) == {"essentia", "matplotlib"}
+    assert {"OGG", "FLAC", "WAV"} <= set(facts["audio"]["formats"])
+    assert facts["audio"]["libsndfile"]
+    assert facts["threads"]["torch"] >= 1
+    assert set(facts["tools"]) == {"compiler", "cmake", "nvcc"}
+    assert isinstance(facts["advice"], list)
+
+
+def test_the_page_names_tiers_libraries_and_versions():
+    page = doctor()
+    status = _library.status()
+    assert f"tier {status['tier']}" in " ".join(page.split())
+    assert f"crop_mels {status['operators']['crop_mels']['cpu']} on cpu" in " ".join(page.split())
+    assert all(word in page for word in ("libsndfile", "torch", "nvcc", "library cuda"))
+    assert "To do:" in page or "Nothing is missing." in page
+
+
+@pytest.fixture
+def facts():
+    return doctor_module.find_facts()
+
+
+def advice(facts, **changes) -> str:
+    return "\n".join(doctor_module._advice({**facts, **changes}))
+
+
+def test_advice_for_a_machine_without_a_compiler(facts):
+    operators = {**facts["operators"], "tier": "numba", "requested": "auto", "error": None}
+    tools = {**facts["tools"], "compiler": None}
+    text = advice(facts, operators=operators, tools=tools)
+    assert "install a C++ compiler" in text
+    tools = {**tools, "compiler": "/usr/bin/c++"}
+    operators["reason"] = "torch was not installed when fastmte was built"
+    text = advice(facts, operators=operators, tools=tools)
+    assert "torch was not installed when fastmte was built" in text
+
+
+def test_advice_for_a_chosen_tier(facts):
+    operators = {**facts["operators"], "tier": "numba", "requested": "numba", "error": None}
+    assert "FASTMTE_TIER=numba chose the tier" in advice(facts, operators=operators)
+
+
+def test_advice_for_a_gpu_without_kernels(facts):
+    operators = {
+        **facts["operators"],
+        "tier": "native",
+        "error": None,
+        "libraries": {"cpu": "x", "cuda": None},
+        "build": {"cuda_reason": "no CUDA compiler (nvcc) was found"},
+    }
+    text = advice(facts, operators=operators, cuda={"built_with": "13.0", "devices": ["H200"]})
+    assert "No CUDA kernels (no CUDA compiler (nvcc) was found)" in text
+
+
+def test_the_cuda_line():
+    assert doctor_module._cuda_text(None) == "none in this torch"
+    assert doctor_module._cuda_text({"built_with": "13.0", "devices": ["H200"]}) == "13.0; H200"
+    assert doctor_module._cuda_text({"built_with": "13.0", "devices": []}) == "13.0; no device"
+
+
+def test_missing_extras_are_named(facts):
+    text = advice(facts, extras={"essentia": None, "matplotlib": None})
+    assert "pip install 'fastmte[essentia]'" in text
+    assert "pip install 'fastmte[plot]'" in text
+
+
+def test_a_missing_package_is_missing():
+    assert doctor_module._version("no-such-package-anywhere") is None
+
+
+def test_a_broken_soundfile_is_reported(monkeypatch):
+    broken_import(monkeypatch, "soundfile", OSError("sndfile library not found"))
+    page = doctor()
+    assert "missing: sndfile library not found" in page
+    assert "- Audio files cannot be read: pip install soundfile." in page
+
+
+def test_an_old_libsndfile_is_reported(facts):
+    audio = {**facts["audio"], "error": None, "formats": ["WAV"]}
+    assert "reads no MP3" in advice(facts, audio=audio)
+
+
+def test_a_broken_torch_is_reported(monkeypatch):
+    broken_import(monkeypatch, "torch", ImportError("libtorch_cpu.so: cannot open"))
+    monkeypatch.setattr(doctor_module, "_operator_facts", lambda: {"error": "no", "tier": None})
+    page = doctor()
+    assert "missing: libtorch_cpu.so: cannot open" in page
+    assert "- torch cannot be imported: pip install torch (2.11 or later)." in page
+
+
+def test_a_wrong_setting_is_reported_not_raised():
+    done = subprocess.run(
+        [sys.executable, "-c", "from fastmte.cli import main; main(['doctor'])"],
+        env={**os.environ, "FASTMTE_TIER": "fast", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "FASTMTE_TIER must be one of auto, native, numba, reference, got 'fast'" in done.stdout
+
+
+def test_the_module_runs_as_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "fastmte", "--help"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("Usage: fastmte ")
