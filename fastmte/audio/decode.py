@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from fastmte.audio import mp3
+from fastmte.audio import mp3, ogg
 from fastmte.audio.opening import AudioError, display_name, open_regular, refusal
 
 __all__ = ["AudioError", "AudioFile", "display_name", "open_audio"]
@@ -19,14 +19,12 @@ MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; what lies outside is a damaged header
 MAX_CHANNELS = 64
 _BLOCK = 65536  # samples a channel decoded at once; bounds the memory beside the result
 _TAIL = 8192  # samples read at the end a header promises: some Ogg files end a few early, and
-# libvorbis decodes a whole song to seek to where it has none
+# libvorbis decodes the whole song to seek to where it has none
 _WORTH_A_WORD = 0.1  # seconds missing that are no matter of an encoder's padding
 _PRE_ROLL = 12 * 1152  # an mp3 frame refers up to 9 frames back; libsndfile seeks with none
 _MP3_LEAST, _MP3_MOST = np.float32(-1), np.float32(32767 / 32768)  # range of a 16-bit decoder
 _CHUNK = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _STREAMED = 0x7FFFF000  # bytes; programs that write to a pipe promise this much or more
-_PAGE = 65536  # bytes, more than an Ogg page has
-_LAST_PAGE = 4  # flag of a page's header
 _UNKNOWN_LENGTH = 2**40  # libsndfile's answer for streams that do not tell is near 2**63
 
 
@@ -69,6 +67,7 @@ class AudioFile:
         self.warnings: list[str] = []
         self._descriptor = descriptor
         self._is_spoilt = False
+        self._n_unseekable = 0  # libvorbis lands some samples off in the last page of a song
         self._file = self._open()
         try:
             self.sample_rate = int(self._file.samplerate)
@@ -125,15 +124,11 @@ class AudioFile:
         Raises:
             AudioError: no sample can be decoded.
         """
-        claimed = int(self._file.frames)
         counted = sum(len(block) for block in self._blocks(0, _UNKNOWN_LENGTH))
         if not counted:
             code = "DAMAGED" if self._is_spoilt else "TRUNCATED"
             raise AudioError(code, self.path, "no sample of it can be decoded")
-        if counted + _WORTH_A_WORD * self.sample_rate < claimed < _UNKNOWN_LENGTH:
-            promised, there = claimed / self.sample_rate, counted / self.sample_rate
-            text = f"truncated or damaged: {there:.1f} s of {promised:.1f} s can be decoded"
-            self.warnings.append(text)
+        self._warn_if_cut(counted)
         self.n_samples = counted
         return counted
 
@@ -159,17 +154,11 @@ class AudioFile:
                 share = 100 * there / promised
                 text = f"truncated: {share:.0f} % of the samples its header promises are there"
                 self.warnings.append(text)
-        if self._file.format == "OGG" and not self._has_last_page():
-            self.warnings.append("truncated: its Ogg stream has no end")
-
-    def _has_last_page(self) -> bool:
-        """Return whether an Ogg file ends with a whole page that says it is the last."""
-        size = os.fstat(self._descriptor).st_size
-        end = os.pread(self._descriptor, _PAGE, max(0, size - _PAGE))
-        page = end[end.rfind(b"OggS") :]
-        n_segments = page[26] if len(page) > 26 else 255
-        length = 27 + n_segments + sum(page[27 : 27 + n_segments])
-        return len(page) >= length and bool(page[5] & _LAST_PAGE)
+        if self._file.format == "OGG":
+            ending = ogg.ending(self._descriptor)
+            self._n_unseekable = ending.n_samples
+            if not ending.is_whole:
+                self.warnings.append("truncated: its Ogg stream has no end")
 
     def _check_header(self) -> None:
         if not MIN_RATE <= self.sample_rate <= MAX_RATE:
@@ -187,12 +176,24 @@ class AudioFile:
         if claimed < _UNKNOWN_LENGTH:
             start = max(0, claimed - _TAIL)
             if there := sum(len(block) for block in self._blocks(start, claimed)):
+                self._warn_if_cut(start + there)
                 return start + there
         return self.measure()
 
+    def _warn_if_cut(self, counted: int) -> None:
+        claimed = int(self._file.frames)
+        if counted + _WORTH_A_WORD * self.sample_rate < claimed < _UNKNOWN_LENGTH:
+            promised, there = claimed / self.sample_rate, counted / self.sample_rate
+            text = f"truncated or damaged: {there:.1f} s of {promised:.1f} s can be decoded"
+            self.warnings.append(text)
+
     def _blocks(self, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
         """Yield (n, channels) float32 of samples [start, stop), as far as they decode."""
-        position = max(0, start - _PRE_ROLL) if self._is_mp3 else start
+        position = start
+        if self._is_mp3:
+            position = max(0, start - _PRE_ROLL)
+        elif self._n_unseekable:
+            position = max(0, min(start, int(self._file.frames) - self._n_unseekable))
         if not self._seek(position):
             return
         while position < stop:

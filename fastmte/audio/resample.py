@@ -144,14 +144,16 @@ def resample(
     if sample_rate == target:
         return samples[start - first_sample : stop - first_sample].astype(np.float32)
     ratio = _Ratio(sample_rate, target)
-    if method == "linear":
-        return _linear(samples, ratio, start, stop, first_sample)
-    out = np.empty(stop - start, np.float32)
-    size = ratio.chunk_rows * ratio.n_phases
-    for chunk in range(start // size, -(-stop // size)):
-        begin, end = max(start, chunk * size), min(stop, (chunk + 1) * size)
-        out[begin - start : end - start] = _sinc(samples, ratio, chunk, begin, end, first_sample)
-    return out
+    with np.errstate(over="ignore"):  # samples near the largest float become infinite
+        if method == "linear":
+            return _linear(samples, ratio, start, stop, first_sample)
+        out = np.empty(stop - start, np.float32)
+        size = ratio.chunk_rows * ratio.n_phases
+        for chunk in range(start // size, -(-stop // size)):
+            begin, end = max(start, chunk * size), min(stop, (chunk + 1) * size)
+            part = _sinc(samples, ratio, chunk, begin, end, first_sample)
+            out[begin - start : end - start] = part
+        return out
 
 
 def _check(method: str) -> None:

@@ -81,9 +81,9 @@ def _load(file: AudioFile, config: MelConfig, frames: int) -> SongMel | None:
     samples = resample(
         audio, file.sample_rate, rate, config.resampler, begin, end, source[0], file.n_samples
     )
-    mel = mel_spectrogram(samples, config, first, last - first, begin, n_samples)
-    if not np.isfinite(mel).all():
+    if not np.isfinite(samples).all():
         raise AudioError("NONFINITE", file.path, "its samples are too large to be music")
+    mel = mel_spectrogram(samples, config, first, last - first, begin, n_samples)
     is_silent = bool((mel <= config.floor_db).all())
     warnings = list(file.warnings)
     if is_short:
