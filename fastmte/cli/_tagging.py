@@ -1,6 +1,7 @@
 """What ``fastmte tag`` tells the user, and where."""
 
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -171,5 +172,5 @@ def _add_tags(table: Table, tagged: Tagged, tags: list[list[int]], scores: np.nd
     table.add_column("of", overflow="fold")
     for t in np.argsort(-counts, kind="stable")[:_MOST_ROWS]:
         best = int(np.nanargmax(scores[:, t]))
-        song = display_name(tagged.names[best])
+        song = display_name(os.path.basename(tagged.names[best]))
         table.add_row(tagged.tags[t], str(counts[t]), f"{scores[best, t]:.2f}", song)

@@ -22,6 +22,9 @@ def export(tagged: Path, output: Path, is_all: bool, kind: str) -> None:
     """Write the scores in TAGGED, a folder made by ``fastmte tag``, as one file.
 
     \b
+      fastmte export TAGGED --to csv -o scores.csv
+
+    \b
     csv      path, and one column a tag
     jsonl    one object a song: path, status, ..., scores by tag
     npy      scores (songs, tags) float32; paths and tags in FILE.json beside it

@@ -26,7 +26,7 @@ _NO_AUDIO, _SOME_FAILED, _INTERRUPTED, _TERMINATED = 4, 3, 130, 143
 )
 @options.output_folder
 @click.option(
-    "--batch-size", type=click.IntRange(1), default=16, help="Songs the model sees at once."
+    "--batch-size", type=click.IntRange(1), default=8, help="Songs the model sees at once."
 )
 @click.option("--device", default="auto", help="Where the model runs: auto, cpu, cuda, cuda:1 ...")
 @click.option("--force", is_flag=True, help="Start anew in a folder of another model or settings.")
@@ -84,6 +84,10 @@ def tag(
 ) -> None:
     """Score the songs in PATHS, folders or files, into the folder OUTPUT.
 
+    \b
+      fastmte tag MUSIC/ --model RUN -o TAGGED
+      find MUSIC/ -name "*.ogg" -print0 | fastmte tag --from-file - -0 --model RUN -o TAGGED
+
     Folders are searched for audio files by extension, hidden ones left out; a named
     file is tried whatever it is called. Run the same command again after an
     interruption, or with new songs: what is done is not done again.
@@ -94,7 +98,6 @@ def tag(
 
     Exit code: 0 done, 3 some songs failed, 4 no audio found, 130 interrupted.
     """
-    from fastmte.cli._tagging import Listener, show
     from fastmte.data.inputs import find_songs
 
     if not paths and list_file is None:
@@ -109,6 +112,7 @@ def tag(
     import torch
 
     from fastmte import checkpoint, predict
+    from fastmte.cli._tagging import Listener, show
     from fastmte.data import tables
     from fastmte.data.parts import read_tagged
 
