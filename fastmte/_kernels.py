@@ -14,7 +14,7 @@ from fastmte import _checks
 from fastmte.reference import scaled, songs_per_chunk
 
 
-def crop_mels(
+def crop_mels(  # type: ignore[no-untyped-def]
     mels: Tensor,
     offsets: Tensor,
     lengths: Tensor,
@@ -44,13 +44,13 @@ def crop_mels(
 
 
 @njit(cache=True, nogil=True)
-def _crop(
+def _crop(  # type: ignore[no-untyped-def]
     packed,  # IN  (n,) any dtype
     offset,  # IN  (B,) int64
     length,  # IN  (B,) int64
     start,  # IN  (B,) int64
     crops,  # OUT (B, M, F) of packed's dtype
-):  # type: ignore[no-untyped-def]
+):
     n_crops, bands, frames = crops.shape
     for crop in range(n_crops):
         for band in range(bands):
@@ -89,14 +89,14 @@ def _centroids(features: Tensor, song: Tensor, label: Tensor, n_labels: int) -> 
 
 
 @njit(cache=True, nogil=True)
-def _add_pairs(
+def _add_pairs(  # type: ignore[no-untyped-def]
     features,  # IN  (N, D) float32 or float64
     song,  # IN  (P,) int64, ascending
     label,  # IN  (P,) int64
     chunk,  # IN  songs a partial sum
     partial,  # TMP (L, D) float64
     total,  # OUT (L, D) float64, zeros before
-):  # type: ignore[no-untyped-def]
+):
     n_features = features.shape[1]
     pair = 0
     for end in range(chunk, features.shape[0] + chunk, chunk):
@@ -131,7 +131,7 @@ def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> tuple[Tenso
 
 
 @njit(cache=True, nogil=True)
-def _deal(
+def _deal(  # type: ignore[no-untyped-def]
     points,  # IN  (L, D) float64, about 1
     seeds,  # IN  (K,) int64
     tie_part,  # IN  a point this part of the largest squared distance away is tied with it
@@ -140,7 +140,7 @@ def _deal(
     distance,  # TMP (L - K,) float64
     labels,  # OUT (L,) int64
     order,  # OUT (L,) int64
-):  # type: ignore[no-untyped-def]
+):
     n_points, n_features = points.shape
     n_members = seeds.shape[0]
     for member in range(n_members):

@@ -77,7 +77,8 @@ def figure1(partition: Partition, centroids: np.ndarray) -> bytes:
     for member, part in enumerate(partition.parts()):
         at = plane[partition.member_of_label == member]
         axes.scatter(
-            *at.T,
+            at[:, 0],
+            at[:, 1],
             s=52,
             c=colour(member),
             marker=_MARKERS[member % len(_MARKERS)],
