@@ -174,7 +174,7 @@ def _check_parts(parts: dict[str, Songs], settings: RunSettings) -> None:
         if not len(songs):
             raise InputError(f"{settings.data}: no {name} song has a mel")
     train = parts["train"]
-    bare = [tag for tag, has in zip(train.tags, train.labels.any(axis=0), strict=True) if not has]
+    bare = [tag for tag, songs in zip(train.tags, train.labels.T, strict=True) if not songs.any()]
     if bare:
         raise InputError(
             f"{settings.data}: no training song that could be read has {', '.join(bare)}"
@@ -198,7 +198,7 @@ def make_space(
 def _describe(ids: Sequence[str], store: MelStore, display: Display) -> Descriptors:
     frames, rows = min(FRAMES, store.width), []
     for position in store.index_of(ids):
-        mel = store.gather([position], frames)[0].numpy()
+        mel = store.gather(position[None], frames)[0].numpy()
         rows.append(mel_descriptors(mel, store.mel.db_per_decade))
         display.songs(len(rows), len(ids))
     return Descriptors(tuple(ids), MEL_DESCRIPTORS, np.stack(rows), f"mel:{store.mel.preset}")

@@ -51,6 +51,10 @@ def prepare(
     DATA is a collection of MTG-Jamendo's layout, or any folder of audio files or of mels as
     .npy. Run the same command again after an interruption: songs that are ready are kept.
 
+    \b
+      fastmte prepare mtg-jamendo-dataset -o mels
+      fastmte train --data mtg-jamendo-dataset --store mels --partition kmeans --backbone vgg
+
     Exit code: 0 done, 3 some songs could not be read, 4 no audio found, 130 interrupted.
     """
     from fastmte.cli._training_display import Display

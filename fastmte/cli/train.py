@@ -156,8 +156,7 @@ def _run(
 
 def _say_interrupted(out: Path | None) -> None:
     """Say in one line what is kept, and how to go on."""
-    records = None if out is None else out / "metrics.jsonl"
-    if records is None or not records.is_file():
+    if out is None or not (records := out / "metrics.jsonl").is_file():
         click.echo("Interrupted; songs that are ready are kept, the same command goes on", err=True)
         return
     n_epochs = len(records.read_text(encoding="utf-8").splitlines())

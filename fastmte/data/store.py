@@ -19,6 +19,7 @@ from fastmte.mel import MelConfig
 MELS, SIDECAR = "mels.npy", "store.json"
 FORMAT = "fastmte mel store 1"
 Starts = Tensor | Literal["centre"] | None
+Index = Tensor | np.ndarray | Sequence[int]
 Progress = Callable[[int, int], None]
 
 
@@ -169,7 +170,7 @@ class MelStore:
                 f"with --mel {config.preset}, or use --mel {self.mel.preset}"
             )
 
-    def gather(self, index: Tensor | np.ndarray, frames: int, starts: Starts = "centre") -> Tensor:
+    def gather(self, index: Index, frames: int, starts: Starts = "centre") -> Tensor:
         """Return ``(B, 96, frames)`` float32, dB, cut from the songs at ``index``.
 
         Args:
