@@ -5,13 +5,18 @@ without an underscore takes the tensors of the operator of its name; a kernel
 takes arrays, marked IN, OUT or TMP.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastmte import _checks
 from fastmte.reference import scaled, songs_per_chunk
+
+Array = NDArray[Any]
 
 
 def crop_mels(  # type: ignore[no-untyped-def]
@@ -45,11 +50,11 @@ def crop_mels(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _crop(  # type: ignore[no-untyped-def]
-    packed,  # IN  (n,) any dtype
-    offset,  # IN  (B,) int64
-    length,  # IN  (B,) int64
-    start,  # IN  (B,) int64
-    crops,  # OUT (B, M, F) of packed's dtype
+    packed: Array,  # IN  (n,) any dtype
+    offset: Array,  # IN  (B,) int64
+    length: Array,  # IN  (B,) int64
+    start: Array,  # IN  (B,) int64
+    crops: Array,  # OUT (B, M, F) of packed's dtype
 ):
     n_crops, bands, frames = crops.shape
     for crop in range(n_crops):
@@ -90,12 +95,12 @@ def _centroids(features: Tensor, song: Tensor, label: Tensor, n_labels: int) -> 
 
 @njit(cache=True, nogil=True)
 def _add_pairs(  # type: ignore[no-untyped-def]
-    features,  # IN  (N, D) float32 or float64
-    song,  # IN  (P,) int64, ascending
-    label,  # IN  (P,) int64
-    chunk,  # IN  songs a partial sum
-    partial,  # TMP (L, D) float64
-    total,  # OUT (L, D) float64, zeros before
+    features: Array,  # IN  (N, D) float32 or float64
+    song: Array,  # IN  (P,) int64, ascending
+    label: Array,  # IN  (P,) int64
+    chunk: int,  # IN  songs a partial sum
+    partial: Array,  # TMP (L, D) float64
+    total: Array,  # OUT (L, D) float64, zeros before
 ):
     n_features = features.shape[1]
     pair = 0
@@ -132,14 +137,14 @@ def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> tuple[Tenso
 
 @njit(cache=True, nogil=True)
 def _deal(  # type: ignore[no-untyped-def]
-    points,  # IN  (L, D) float64, about 1
-    seeds,  # IN  (K,) int64
-    tie_part,  # IN  a point this part of the largest squared distance away is tied with it
-    free,  # TMP (L - K,) int64, the points that are no seeds, ascending
-    sums,  # TMP (K, D) float64
-    distance,  # TMP (L - K,) float64
-    labels,  # OUT (L,) int64
-    order,  # OUT (L,) int64
+    points: Array,  # IN  (L, D) float64, about 1
+    seeds: Array,  # IN  (K,) int64
+    tie_part: float,  # IN  a point this part of the largest squared distance away is tied with it
+    free: Array,  # TMP (L - K,) int64, the points that are no seeds, ascending
+    sums: Array,  # TMP (K, D) float64
+    distance: Array,  # TMP (L - K,) float64
+    labels: Array,  # OUT (L,) int64
+    order: Array,  # OUT (L,) int64
 ):
     n_points, n_features = points.shape
     n_members = seeds.shape[0]
@@ -171,6 +176,6 @@ def _deal(  # type: ignore[no-untyped-def]
         order[n_members + turn] = chosen
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def _array(tensor: Tensor) -> Array:
     """Return the contiguous array of a CPU tensor."""
     return tensor.detach().contiguous().numpy()
