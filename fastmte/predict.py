@@ -303,8 +303,17 @@ def _scores(ensemble: FusedEnsemble, mels: Tensor) -> np.ndarray:
 
     BLAS gives the rows of a product different last bits by their place in it, so the
     head, a thousandth of the work, sees one song at a time.
+
+    Raises:
+        InputError: the GPU's memory does not hold the batch.
     """
-    features = ensemble.dropout(ensemble.backbone(mels))
+    try:
+        features = ensemble.dropout(ensemble.backbone(mels))
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"not enough memory on {mels.device} for batches of {len(mels)} songs; "
+            "take a smaller --batch-size"
+        ) from error
     logits = torch.cat([ensemble.head(song) for song in features.split(1)])
     return logits.double().sigmoid().cpu().numpy()
 

@@ -208,6 +208,17 @@ def test_scores_that_are_not_finite_are_failures(
     assert np.isnan(tagged.scores()[~has_scores]).all()
 
 
+def test_batch_that_does_not_fit_the_gpu(
+    music: Path, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(self: Backbone, mels: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 PiB")
+
+    monkeypatch.setattr(Backbone, "forward", fill)
+    with pytest.raises(InputError, match="for batches of 4 songs; take a smaller --batch-size"):
+        tag(music, model, tmp_path)
+
+
 def test_progress_counts_every_song(mixed: Path, model: Checkpoint, tmp_path: Path) -> None:
     seen: list[tuple[int, int, int]] = []
 

@@ -14,6 +14,7 @@ from fake_songs import SHAPE, load
 
 from fastmte.data import workers
 from fastmte.data.workers import Decoders, Outcome, attempt
+from fastmte.errors import InputError
 
 
 def decode(names: list[str], n_workers: int = 2, deadline: float = 60.0) -> list[Outcome]:
@@ -109,7 +110,7 @@ def test_processes_that_do_not_start_end_the_run(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(workers, "_serve", os._exit)  # its arguments are wrong: exit code 1
     with (
         Decoders(load, 1, 60.0, SHAPE) as decoders,
-        pytest.raises(RuntimeError, match="do not start"),
+        pytest.raises(InputError, match="do not start"),
     ):
         list(decoders.map([b"good-1"]))
 

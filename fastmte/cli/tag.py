@@ -1,19 +1,11 @@
 """``fastmte tag``: score songs with a trained ensemble."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
 import click
 
-from fastmte.cli import options
-
-if TYPE_CHECKING:
-    from fastmte.data.inputs import Found
-
-_NO_AUDIO, _SOME_FAILED, _INTERRUPTED, _TERMINATED = 4, 3, 130, 143
+from fastmte.cli import _process, options
 
 
 @click.command(context_settings={"show_default": True})
@@ -33,7 +25,7 @@ _NO_AUDIO, _SOME_FAILED, _INTERRUPTED, _TERMINATED = 4, 3, 130, 143
 @click.option(
     "--from-file",
     "list_file",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=bytes),
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     help="File with one path a line, or - for stdin.",
 )
 @click.option("-0", "is_nul", is_flag=True, help="Paths of --from-file end in NUL (find -print0).")
@@ -71,12 +63,12 @@ def tag(
     batch_size: int,
     device: str,
     force: bool,
-    list_file: bytes | None,
+    list_file: str | None,
     is_nul: bool,
     as_json: bool,
     quiet: bool,
     retry_failed: bool,
-    short: str,
+    short: Literal["repeat", "skip"],
     threads: int | None,
     timeout: float,
     top: int | None,
@@ -106,8 +98,8 @@ def tag(
         raise click.UsageError("-0 belongs to --from-file")
     found = find_songs(paths, _read_list(list_file, is_nul))
     if not found.songs and not found.unreadable:
-        _say_no_audio(found)
-        ctx.exit(_NO_AUDIO)
+        _say_no_audio()
+        ctx.exit(_process.NO_AUDIO)
 
     import torch
 
@@ -116,11 +108,11 @@ def tag(
     from fastmte.data import tables
     from fastmte.data.parts import read_tagged
 
-    place = _device(device)
+    place = _process.device_of(device)
     if threads is not None:
         torch.set_num_threads(threads)
     ensemble = checkpoint.load(model)
-    with _terminable(), Listener(quiet) as listener:
+    with _process.terminable(), Listener(quiet) as listener:
         listener.unreadable(found.unreadable)
         try:
             tagging = predict.tag_paths(
@@ -136,18 +128,19 @@ def tag(
                 retry_failed=retry_failed,
                 on_progress=listener,
             )
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             listener.interrupted(output)
-            ctx.exit(_INTERRUPTED)
+            is_ended = isinstance(interruption, _process.Terminated)
+            ctx.exit(_process.TERMINATED if is_ended else _process.INTERRUPTED)
     tagged = read_tagged(output)
     tables.write_scores(tagged, output / "scores.csv", is_all=True, has_status=True)
     tables.write_tags(tagged, output / "tags.csv", top)
     tables.write_failed(tagged, output / "failed.jsonl")
     show(tagging, tagged, top, as_json, quiet)
-    ctx.exit(_SOME_FAILED if tagging.n_failed or found.unreadable else 0)
+    ctx.exit(_process.SOME_FAILED if tagging.n_failed or found.unreadable else 0)
 
 
-def _read_list(list_file: bytes | None, is_nul: bool) -> list[bytes]:
+def _read_list(list_file: str | None, is_nul: bool) -> list[bytes]:
     from fastmte.data.inputs import read_list
 
     if list_file is None:
@@ -156,36 +149,8 @@ def _read_list(list_file: bytes | None, is_nul: bool) -> list[bytes]:
         return read_list(file.read(), is_nul)
 
 
-def _say_no_audio(found: "Found") -> None:
+def _say_no_audio() -> None:
     from fastmte.data.inputs import AUDIO_EXTENSIONS
 
     known = " ".join(sorted(extension.decode() for extension in AUDIO_EXTENSIONS))
     click.echo(f"Error: no audio found: no file with any of the extensions {known}", err=True)
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise click.BadParameter(f"{name}: {reason}", param_hint="--device") from error
-    return device
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the command in order, with the terminal and the folder as they should be."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(_TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 AUDIO_EXTENSIONS = frozenset(
     # Those no decoder is there for are found too: a line says so, instead of silence.
@@ -27,7 +28,7 @@ class SongFile:
     size: int | None
     mtime_ns: int | None
 
-    @property
+    @cached_property
     def key(self) -> bytes:
         """What makes two names the same song: the absolute path, links not resolved."""
         return os.path.abspath(self.path)
@@ -84,7 +85,9 @@ def find_songs(
 
 
 def renamed(song: SongFile, root: bytes) -> SongFile:
-    """Return the song under the name it has in a collection with another root."""
+    """Return the song under the name it has in a collection with root ``root``."""
+    if not os.path.isabs(song.name) and os.path.join(root, song.name) == song.path:
+        return song
     inside = song.key.startswith(os.path.join(root, b""))
     name = os.path.relpath(song.key, root) if inside else song.key
     return SongFile(name, song.path, song.size, song.mtime_ns)

@@ -201,7 +201,8 @@ def part_files(folder: Path) -> list[tuple[int, Path]]:
 def read_part(path: Path) -> pa.Table | None:
     """Return a part, every page of it checked; None where it cannot be read."""
     try:
-        return pq.read_table(path, partitioning=None, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read()
     except (pa.ArrowException, OSError):
         return None
 
@@ -232,10 +233,14 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
         [row.channels for row in rows],
         [row.start_frame for row in rows],
     ]
+    arrays = [
+        pa.array(values, pa_type) for values, (_, pa_type) in zip(columns, COLUMNS, strict=True)
+    ]
     n_tags = len(schema) - len(COLUMNS)
-    for i in range(n_tags):
-        columns.append([None if row.scores is None else row.scores[i] for row in rows])
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    none = np.zeros(n_tags, np.float32)
+    scores = np.array([none if row.scores is None else row.scores for row in rows], np.float32)
+    is_missing = np.array([row.scores is None for row in rows])
+    arrays += [pa.array(scores[:, i], mask=is_missing) for i in range(n_tags)]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 

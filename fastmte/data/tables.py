@@ -77,8 +77,10 @@ def write_scores(tagged: Tagged, path: Path, is_all: bool, has_status: bool = Fa
     with atomic_write(path) as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["path", *tagged.tags, *(["status"] if has_status else [])])
+        form, blank = "%.7f " * len(tagged.tags), [""] * len(tagged.tags)
         for i in rows:
-            cells = ["" if np.isnan(score) else f"{score:.7f}" for score in scores[i]]
+            has_scores = not np.isnan(scores[i]).any()
+            cells = (form % tuple(scores[i].tolist())).split() if has_scores else blank
             last = [statuses[i]] if has_status else []
             table.writerow([shown_path(names[i]), *cells, *last])
     return len(rows)

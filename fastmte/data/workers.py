@@ -135,7 +135,7 @@ class Decoders:
         """Yield one outcome a path, in the order of the paths.
 
         Raises:
-            RuntimeError: a process cannot even start.
+            InputError: the processes do not even start.
         """
         if not self._workers:
             for path in paths:
@@ -232,7 +232,7 @@ class Decoders:
         if failed_start:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
-                raise RuntimeError(
+                raise InputError(
                     f"decoder processes do not start ({how}); with workers=0 songs are decoded in "
                     'this process, and a script needs if __name__ == "__main__":'
                 )
