@@ -76,6 +76,26 @@ def test_numpy_and_numba_agree(rate: int, monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(results[0], results[1], atol=1.5e-7, rtol=0)
 
 
+def test_the_kernel_means_what_it_says_in_plain_python() -> None:
+    _kernels = pytest.importorskip("fastmte.audio._kernels")
+    rng = np.random.default_rng(0)
+    local = rng.standard_normal(7 * 12 + 7).astype(np.float32)
+    base, first = np.array([0, 2, 4]), np.array([2.25, 2.5, 2.75])
+    table = np.linspace(1, 0, 30).astype(np.float32)
+    for drift in (0.0, 0.125):
+        along = np.array([0.0, 0.5, 1.0])
+        arguments = (drift, along, 10.0, 10.0, table)
+        expected = module.polyphase_numpy(local, 7, base, 5, first, *arguments)
+        rows = np.ascontiguousarray(local.reshape(13, 7).T)
+        out = np.empty((3, 3))
+        taps = np.empty((2, 5))
+        _kernels.polyphase.py_func(rows, base, taps, first, *arguments, out)
+        np.testing.assert_allclose(out, expected, rtol=1e-12)
+        # By hand: a triangle of width 2.9 around sample 2.25, row 0, phase 0.
+        heights = [max(0, 1 - abs(j - 2.25) / 2.9) for j in range(5)]
+        assert out[0, 0] == pytest.approx(np.dot(heights, local[:5]), rel=1e-6)
+
+
 def test_numpy_where_numba_is_missing_or_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
     choose = module._polyphase.__wrapped__
     monkeypatch.setenv("FASTMTE_TIER", "reference")

@@ -173,6 +173,7 @@ def test_a_file_that_never_ends_the_same_is_given_up(
     assert error.value.code == "DAMAGED"
 
 
+@pytest.mark.filterwarnings("error")
 def test_nan_and_absurdly_loud_songs_are_refused(tmp_path: Path) -> None:
     sound = chirps(12000, 12000)
     sound[5000] = np.nan

@@ -144,7 +144,10 @@ class AudioFile:
         if counted is None:
             return file
         file.close()
-        return soundfile.SoundFile(counted)
+        try:
+            return soundfile.SoundFile(counted)
+        except soundfile.LibsndfileError as error:
+            raise refusal(self.path, self._descriptor, error) from error
 
     def _check_end(self) -> None:
         """Warn of files that were cut off, where their format can tell."""
@@ -243,12 +246,13 @@ class AudioFile:
         if self._is_mp3:
             # Essentia decodes mp3 through 16 bits, where loud passages clip.
             block = np.clip(block, _MP3_LEAST, _MP3_MOST)
-        if self.channels == 1:
-            mono = block[:, 0]
-        elif self.channels == 2:
-            mono = (block[:, 0] + block[:, 1]) * np.float32(0.5)
-        else:
-            mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            if self.channels == 1:
+                mono = block[:, 0]
+            elif self.channels == 2:
+                mono = (block[:, 0] + block[:, 1]) * np.float32(0.5)
+            else:
+                mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
         finite = np.isfinite(mono)
         if not finite.all():
             index = position + int(np.argmin(finite))
