@@ -74,10 +74,8 @@ def test_label_centroids_of_strided_tensors(tier, form, device):
 def test_label_centroids_takes_sparse_tensors(index_dtype, device):
     features, labels = songs(50, 4, 6, device=device)
     crow, col, _ = csr(labels)
-    values = torch.ones(len(col), device=device)
-    sparse = torch.sparse_csr_tensor(
-        crow.to(index_dtype), col.to(index_dtype), values, tuple(labels.shape), check_invariants=True
-    )
+    tables = crow.to(index_dtype), col.to(index_dtype), torch.ones(len(col), device=device)
+    sparse = torch.sparse_csr_tensor(*tables, tuple(labels.shape), check_invariants=True)
     expected = ops.label_centroids(features, labels)
     assert torch.equal(ops.label_centroids(features, sparse), expected)
     sparse.values()[3] = 0.0
