@@ -48,13 +48,15 @@ class Progress:
         n_songs: songs asked for.
         n_before: of them, those that earlier runs have done.
         n_done: of them, those done now or before.
+        n_kept: of the songs done, those on disk, where no interruption can undo them.
         n_failed: of those done now.
-        row: the song that was finished last; it is on disk when its shard is.
+        row: the song that was finished last.
     """
 
     n_songs: int
     n_before: int
     n_done: int
+    n_kept: int
     n_failed: int = 0
     row: Row | None = None
 
@@ -151,7 +153,7 @@ def tag_paths(
         shards = store.plan(found.songs, retry_failed)
         n_new = sum(len(shard.songs) for shard in shards)
         n_before = len(found.songs) - n_new
-        progress = Progress(len(found.songs), n_before, n_before)
+        progress = Progress(len(found.songs), n_before, n_before, n_before)
         tell = on_progress or _nobody
         tell(progress)
         if shards:
@@ -167,6 +169,7 @@ def tag_paths(
                         progress.add(row)
                         tell(progress)
                     store.write(shard, rows)
+                    progress.n_kept += len(rows)
         return _tagging(store, found.songs, n_before, time.monotonic() - started)
 
 

@@ -294,7 +294,7 @@ def test_ctrl_c(
         result = tag(music)
     assert result.exit_code == 130
     assert result.stderr == (
-        f"Interrupted; what is finished is in {tmp_path}/out. The same command goes on there.\n"
+        f"Interrupted; 0 of 3 songs kept in {tmp_path}/out. The same command goes on there.\n"
     )
     assert os.listdir(tmp_path / "out" / "parts") == []
     assert tag(music).exit_code == 0

@@ -27,6 +27,7 @@ class Listener:
 
     def __init__(self, is_quiet: bool) -> None:
         self._is_quiet = is_quiet
+        self._state: State | None = None
         self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -55,6 +56,7 @@ class Listener:
 
     def __call__(self, state: State) -> None:
         """Show how far the run is, and what became of the last song."""
+        self._state = state
         failed = f"{state.n_failed} failed" if state.n_failed else ""
         self._bar.update(self._task, completed=state.n_done, total=state.n_songs, failed=failed)
         if state.row is not None:
@@ -69,8 +71,11 @@ class Listener:
 
     def interrupted(self, folder: Path) -> None:
         """Say what an interrupted run leaves."""
+        kept = "nothing"
+        if self._state is not None:
+            kept = f"{self._state.n_kept} of {self._state.n_songs} songs"
         name = click.format_filename(folder)
-        self._print(f"Interrupted; what is finished is in {name}. The same command goes on there.")
+        self._print(f"Interrupted; {kept} kept in {name}. The same command goes on there.")
 
     def _tell(self, row: Row) -> None:
         name = display_name(row.file.name)
