@@ -18,7 +18,12 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.group()
 def models() -> None:
-    """List, show and convert models."""
+    """List, show and convert models.
+
+    \b
+      fastmte models list
+      fastmte models convert best_model.pth -o models/mtg
+    """
 
 
 @models.command("list")
