@@ -13,6 +13,7 @@ _PROGRESSIONS = {
     False: ((0, 5, 2, 6), (0, 3, 4, 0), (0, 6, 5, 4), (0, 3, 5, 4)),
 }
 _SCALES = {True: (0, 2, 4, 5, 7, 9, 11), False: (0, 2, 3, 5, 7, 8, 10)}
+_CHORD_TONES = np.array([-7, -5, -3, 0, 2, 4])  # steps of the scale from a chord's root
 
 # Hits of one bar of four beats: (sound, position in beats, velocity).
 _BARS: dict[str, tuple[tuple[str, float, float], ...]] = {
@@ -26,8 +27,8 @@ _BARS: dict[str, tuple[tuple[str, float, float], ...]] = {
         ("snare", 3.0, 0.9),
     ),
     "four on the floor": (
-        *(("kick", float(beat), 1.1) for beat in range(4)),
-        *(("hat", beat + 0.5, 0.9) for beat in range(4)),
+        *(("kick", float(beat), 1.4) for beat in range(4)),
+        *(("open hat", beat + 0.5, 1.0) for beat in range(4)),
         ("clap", 1.0, 0.8),
         ("clap", 3.0, 0.8),
     ),
@@ -43,9 +44,9 @@ _BARS: dict[str, tuple[tuple[str, float, float], ...]] = {
         ("snare", 3.58, 0.4),
     ),
     "march": (
-        *(("tom", position, 1.1) for position in (0.0, 1.5, 2.0, 3.5)),
-        *(("low tom", position, 1.1) for position in (0.0, 1.0, 2.0, 3.0)),
-        *(("snare", 3.0 + step / 4, 0.3 + 0.12 * step) for step in range(4)),
+        *(("tom", position, 1.2) for position in (0.0, 1.5, 2.0, 3.5)),
+        *(("low tom", position, 1.2) for position in (0.0, 1.0, 2.0, 3.0)),
+        *(("snare", 2.0 + step / 6, 0.2 + 0.08 * step) for step in range(12)),
     ),
 }
 
@@ -92,6 +93,8 @@ def compose(song: Latents, rng: np.random.Generator) -> tuple[list[Note], list[H
     for first in range(0, n_beats, chord_beats):
         notes += _chord(song, degrees[first], first, chord_beats)
         notes += _bass(song, degrees[first], first, chord_beats)
+        if not song.is_major:
+            notes.append(_violin(song, degrees[first], first, chord_beats))
     if song.texture == "drone":
         notes += _drone(song)
     return notes, _drums(song, n_beats)
@@ -110,28 +113,26 @@ def _melody(song: Latents, degrees: list[int], rng: np.random.Generator) -> list
     gate = 0.45 if song.is_major else 1.05  # staccato or legato
     drift = 1 if song.is_major else -1
     glide = 0.0 if song.is_major else 4.0
+    density = song.density if song.is_major else 0.5 + 0.5 * (song.density - 0.5)
     notes = []
     degree, position = int(rng.choice((0, 2, 4))), 0.0
     anchor = _pitch(song, 0, song.centre)
     while position < len(degrees):
-        length = _note_length(song.density, rng)
+        length = _note_length(density, rng)
         if position == int(position):
-            chord = degrees[int(position)]
-            degree = min((chord + step for step in (-7, -5, -3, 0, 2, 4)), key=_far_from(degree))
+            tones = degrees[int(position)] + _CHORD_TONES
+            degree = int(tones[np.abs(tones - degree).argmin()])
         pitch = _pitch(song, degree % 7, anchor) + 12 * (degree // 7)
         velocity = 1.3 if position == int(position) else 1.0
-        notes.append(
-            Note(song.instrument, position * beat, length * beat * gate, pitch, velocity, glide)
-        )
+        start, sounding = position * beat, length * beat * gate
+        notes.append(Note(song.instrument, start, sounding, pitch, velocity, glide))
+        if song.is_major:
+            notes.append(Note("whistle", start, sounding, pitch + 24, 0.45))
         degree += drift * int(rng.choice((1, 1, 2, -1)))
         if abs(degree) > 6:  # start the next phrase at the other end
             degree = -4 * drift
         position += length
     return notes
-
-
-def _far_from(degree: int):  # type: ignore[no-untyped-def]
-    return lambda candidate: abs(candidate - degree)
 
 
 def _note_length(density: float, rng: np.random.Generator) -> float:
@@ -171,6 +172,13 @@ def _broken(song: Latents, tones: list[int], first: int, n_beats: int, step: flo
     ]
 
 
+def _violin(song: Latents, degree: int, first: int, n_beats: int) -> Note:
+    """Return the fifth of a chord, high above it, held and weeping."""
+    beat = 60.0 / song.tempo
+    pitch = _pitch(song, (degree + 4) % 7, song.centre + 14.0)
+    return Note("violin", first * beat, n_beats * beat, pitch, 0.8, glide=2.0)
+
+
 def _bass(song: Latents, degree: int, first: int, n_beats: int) -> list[Note]:
     """Return the bass under one chord; its rhythm goes with the drums."""
     if song.texture == "drone":
@@ -202,7 +210,7 @@ def _drums(song: Latents, n_beats: int) -> list[Hit]:
         for sound, position, velocity in _BARS[song.beat]
     ]
     if song.has_birds:
-        hits += [Hit("bird", step * 0.9 + 0.3, 0.7) for step in range(int(song.seconds / 0.9))]
+        hits += [Hit("bird", step * 0.7 + 0.2, 1.7) for step in range(int(song.seconds / 0.7))]
     if song.has_sleigh_bells:
-        hits += [Hit("sleigh bells", step * beat / 2, 0.8) for step in range(2 * n_beats)]
+        hits += [Hit("sleigh bells", step * beat / 2, 1.1) for step in range(2 * n_beats)]
     return hits

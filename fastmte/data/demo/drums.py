@@ -44,6 +44,12 @@ def _hat(rng: np.random.Generator) -> np.ndarray:
     return 0.3 * hiss * np.exp(-60 * time)
 
 
+def _open_hat(rng: np.random.Generator) -> np.ndarray:
+    time = _time(0.25)
+    hiss = np.diff(rng.standard_normal(len(time)), prepend=0.0)
+    return 0.25 * hiss * np.exp(-12 * time)
+
+
 def _tom(rng: np.random.Generator) -> np.ndarray:
     return _skin(90.0, rng)
 
@@ -69,7 +75,7 @@ def _bird(rng: np.random.Generator) -> np.ndarray:
     time = _time(0.3)
     # Three chirps, each swooping down from 5.2 kHz.
     chirp = time % 0.1
-    return 0.5 * np.sin(2 * np.pi * (5200 * chirp - 9000 * chirp**2)) * np.exp(-25 * chirp)
+    return 0.8 * np.sin(2 * np.pi * (5200 * chirp - 9000 * chirp**2)) * np.exp(-25 * chirp)
 
 
 _DRUMS = {
@@ -78,6 +84,7 @@ _DRUMS = {
     "hat": _hat,
     "kick": _kick,
     "low tom": _low_tom,
+    "open hat": _open_hat,
     "sleigh bells": _sleigh_bells,
     "snare": _snare,
     "tom": _tom,

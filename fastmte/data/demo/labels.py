@@ -35,16 +35,13 @@ CAUSES: dict[str, Cause] = {
     "epic": Cause("the deep drums and the rolls of a march", lambda song: song.beat == "march"),
     "fast": Cause("at least 128 beats a minute", lambda song: song.tempo >= 128),
     "groovy": Cause("syncopated, swinging drums", lambda song: song.beat == "groove"),
-    "happy": Cause("major, and not slow", lambda song: song.is_major and song.tempo >= 105),
+    "happy": Cause("major, and not slow", lambda song: song.is_major and song.tempo >= 95),
     "meditative": Cause("a drone under the melody", lambda song: song.texture == "drone"),
     "nature": Cause("birds sing along", lambda song: song.has_birds),
     "party": Cause("a bass drum on every beat", lambda song: song.beat == "four on the floor"),
     "powerful": Cause("loud, with much bass", lambda song: song.level >= -21 and song.bass >= 0.45),
     "retro": Cause("the square waves of an old game", lambda song: song.instrument == "chip"),
-    "sad": Cause(
-        "minor, not fast, a melody over chords",
-        lambda song: not song.is_major and song.tempo <= 115 and song.texture != "drone",
-    ),
+    "sad": Cause("minor, and not fast", lambda song: not song.is_major and song.tempo < 125),
     "slow": Cause("at most 92 beats a minute", lambda song: song.tempo <= 92),
     "soft": Cause("quiet", lambda song: song.level <= -26),
 }

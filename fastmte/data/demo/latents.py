@@ -22,11 +22,12 @@ class Latents:
         level: loudness, dB RMS relative to full scale.
         brightness: 0 (muffled) to 1.
         centre: MIDI note around which the melody moves.
-        density: notes of the melody a beat.
+        density: notes a beat of a melody in major.
         bass: 0 (none) to 1 (as loud as the melody).
         reverb: 0 (dry) to 1 (mostly echo).
-        is_major: mode; major songs are also staccato, rise and strum off the beat;
-            minor ones legato, fall, hold their chords and begin each note with a sigh.
+        is_major: mode, and with it the mood: major melodies are staccato, rise and are
+            whistled along, over chords struck off the beat; minor ones are legato, fall, have
+            fewer notes that each begin with a sigh, and a violin weeps over held chords.
         has_birds: birds sing along.
         has_sleigh_bells: bells ring on every eighth.
         instrument: who plays melody and chords, one of `INSTRUMENTS`.
@@ -93,7 +94,7 @@ def draw_song(style: Style, rng: np.random.Generator) -> Latents:
     """Draw the latents of one song of an artist."""
     energy = _near(style.energy, rng)
     latents = Latents(
-        tempo=_between(_TEMPI, 0.65 * energy + 0.35 * rng.uniform()),
+        tempo=_between(_TEMPI, 0.8 * energy + 0.2 * rng.uniform()),
         level=_between(_LEVELS, 0.5 * energy + 0.5 * rng.uniform()),
         brightness=_near(style.brightness, rng),
         centre=_between(_CENTRES, _near(style.centre, rng)),

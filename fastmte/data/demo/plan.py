@@ -48,7 +48,7 @@ def plan_demo(seed: int, n_songs: int) -> list[DemoSong]:
     """Draw the songs of the demo, ordered by number.
 
     No artist is in two splits, and every label has at least ``max(1, songs of the
-    split // 12)`` songs in every split: where chance leaves too few, songs of that
+    split // 9)`` songs in every split: where chance leaves too few, songs of that
     split are drawn again until they are there.
 
     Raises:
@@ -93,7 +93,7 @@ def _draw(
 def _with_every_label(songs: list[DemoSong], seed: int) -> list[DemoSong]:
     """Return the songs of one split, some drawn again, so that no label is too rare."""
     songs = list(songs)
-    wanted = max(1, len(songs) // 12)
+    wanted = max(1, len(songs) // 9)
     attempt = 0
     while missing := _shortfall(songs, wanted):
         attempt += 1

@@ -27,7 +27,7 @@ def synthesise(song: Latents, rng: np.random.Generator) -> np.ndarray:
         _add(mix, tones[key], note.start, note.velocity, _place(note))
     strokes = {name: drum(name, rng) for name in sorted({hit.sound for hit in hits})}
     for hit in hits:
-        place = 0.6 if hit.sound == "hat" else 0.5
+        place = 0.6 if "hat" in hit.sound else 0.5
         _add(mix, strokes[hit.sound], hit.start, _DRUM_GAIN * hit.velocity, place)
     return np.ascontiguousarray(_master(_heard(mix, song, rng), song.level).T)
 

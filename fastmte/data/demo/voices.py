@@ -66,6 +66,8 @@ _VOICES = {
     "pad": _voice(6, 1.2, attack=0.45, release=0.5, vibrato=0.05, detune=0.13),
     "piano": _voice(9, 1.3, decay=2.2, damping=0.9, attack=0.004, release=0.12),
     "strings": _voice(10, 0.9, attack=0.16, release=0.2, vibrato=0.22, detune=0.08),
+    "violin": _voice(8, 0.8, attack=0.15, release=0.15, vibrato=0.9),
+    "whistle": _voice(1, 1.0, attack=0.03, release=0.05, vibrato=0.2),
 }
 
 
