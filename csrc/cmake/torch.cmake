@@ -36,11 +36,14 @@ endfunction()
 function(check_torch_compiles torch_dir reason)
   file(WRITE "${CMAKE_BINARY_DIR}/try.cpp"
        "#include <torch/csrc/stable/tensor.h>\nint main() { return torch::stable::Tensor().dim(); }\n")
+  if(NOT APPLE)
+    set(lenient "-Wl,--allow-shlib-undefined") # what torch itself links to is not asked here
+  endif()
   try_compile(
     compiles "${CMAKE_BINARY_DIR}/try-cpp" "${CMAKE_BINARY_DIR}/try.cpp"
     CMAKE_FLAGS "-DINCLUDE_DIRECTORIES=${torch_dir}/include" "-DLINK_DIRECTORIES=${torch_dir}/lib"
     COMPILE_DEFINITIONS -DTORCH_TARGET_VERSION=0x020a000000000000
-    LINK_LIBRARIES torch_cpu "-Wl,--allow-shlib-undefined"
+    LINK_LIBRARIES torch_cpu ${lenient}
     CXX_STANDARD 17
     OUTPUT_VARIABLE output)
   if(NOT compiles)
