@@ -31,7 +31,7 @@ def tag_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def partition_table(partition: Partition) -> Table:
     """Return the tags of each member."""
-    table = Table(title=f"Labels split by {partition.method}", title_justify="left")
+    table = Table(title=Text(f"Labels split by {partition.method}"), title_justify="left")
     table.add_column("member", justify="right")
     table.add_column("labels", justify="right")
     table.add_column("tags")
