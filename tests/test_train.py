@@ -108,6 +108,14 @@ def alone(member: int, train: LabelledMels, validation: LabelledMels) -> tuple[d
     return best_state, history, adam.param_groups[0]["lr"]
 
 
+def of_member(history: list[dict], member: int) -> list[dict]:
+    """The records of the epochs in which a member was trained."""
+    own = [epoch["members"][member] for epoch in history]
+    assert {one["member"] for one in own} == {member}
+    assert all((one["validation_loss"] is None) == (one["learning_rate"] is None) for one in own)
+    return [one for one in own if one["learning_rate"] is not None]
+
+
 def records(folder: Path) -> list[dict]:
     lines = (folder / METRICS).read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
@@ -123,16 +131,17 @@ def data() -> tuple[LabelledMels, LabelledMels]:
     return songs(49, 0), songs(24, 1)
 
 
+@pytest.mark.parametrize("is_fused", [True, False])
 def test_members_become_what_they_would_be_alone(
-    data: tuple[LabelledMels, LabelledMels], tmp_path: Path
+    data: tuple[LabelledMels, LabelledMels], tmp_path: Path, is_fused: bool
 ) -> None:
     train, validation = data
-    fused = fit(whole(), train, validation, CONFIG, tmp_path)
+    fused = fit(whole(), train, validation, CONFIG, tmp_path, is_fused=is_fused)
     history = records(tmp_path)
     epochs = []
     for member in range(3):
         state, expected, rate = alone(member, train, validation)
-        mine = [one for epoch in history for one in epoch["members"] if one["member"] == member]
+        mine = of_member(history, member)
         epochs.append(len(expected))
         assert len(mine) == len(expected)
         got = [(one["validation_loss"], one["roc_auc"]) for one in mine]
@@ -173,11 +182,12 @@ def test_training_learns(data: tuple[LabelledMels, LabelledMels]) -> None:
     assert seen[-1]["train_loss"] < 0.8 * seen[0]["train_loss"]
 
 
+@pytest.mark.parametrize("is_fused", [True, False])
 @pytest.mark.parametrize("epochs", [1, 6, 11])
 def test_resume_gives_the_same_bits(
-    data: tuple[LabelledMels, LabelledMels], tmp_path: Path, epochs: int
+    data: tuple[LabelledMels, LabelledMels], tmp_path: Path, epochs: int, is_fused: bool
 ) -> None:
-    expected = fit(whole(), *data, CONFIG, tmp_path / "whole")
+    expected = fit(whole(), *data, CONFIG, tmp_path / "whole", is_fused=is_fused)
 
     class Stop(Exception):
         pass
@@ -187,11 +197,26 @@ def test_resume_gives_the_same_bits(
             raise Stop
 
     with pytest.raises(Stop):
-        fit(whole(), *data, CONFIG, tmp_path / "parts", on_step=stop)
+        fit(whole(), *data, CONFIG, tmp_path / "parts", on_step=stop, is_fused=is_fused)
     assert len(records(tmp_path / "parts")) == epochs
-    resumed = fit(whole(), *data, CONFIG, tmp_path / "parts", resume=True)
+    resumed = fit(whole(), *data, CONFIG, tmp_path / "parts", True, is_fused=is_fused)
     assert_same_bits(resumed, expected)
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
+
+
+def test_a_training_may_be_resumed_in_the_other_grouping(
+    data: tuple[LabelledMels, LabelledMels], tmp_path: Path
+) -> None:
+    def stop(epoch: int, step: int, steps: int) -> None:
+        if epoch == 8:
+            raise KeyboardInterrupt
+
+    expected = fit(whole(), *data, CONFIG, is_fused=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(whole(), *data, CONFIG, tmp_path, on_step=stop, is_fused=True)
+    resumed = fit(whole(), *data, CONFIG, tmp_path, True, is_fused=False)
+    for name, value in resumed.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name], rtol=0, atol=1e-10)
 
 
 def test_a_finished_training_resumes_to_itself(

@@ -14,6 +14,7 @@ class Tiny(_registry.Backbone):
     n_features = 6
     min_frames = 4
     dropout = 0.3
+    channels_last = True
     early_stop_patience = 4
 
     def __init__(self, members: int) -> None:

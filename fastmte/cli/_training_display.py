@@ -75,9 +75,10 @@ class EpochDisplay:
     def epoch(self, record: dict[str, Any]) -> None:
         """Print one epoch's record as a line."""
         members = record["members"]
-        roc = " ".join(f"{member['roc_auc']:.3f}" for member in members)
-        retired = [str(member["member"]) for member in members if member["retired"]]
-        rates = sorted({member["learning_rate"] for member in members}, reverse=True)
+        roc = " ".join(_score(member["roc_auc"]) for member in members)
+        live = [member for member in members if member["learning_rate"] is not None]
+        retired = [str(member["member"]) for member in live if member["retired"]]
+        rates = sorted({member["learning_rate"] for member in live}, reverse=True)
         n_done = record["epoch"] - self._first
         left = (time.monotonic() - self._began) / n_done * (self._epochs - record["epoch"])
         text = (
@@ -90,6 +91,10 @@ class EpochDisplay:
         if left >= 1:
             text += f"  ({_duration(left)} left)"
         self._display.say(text)
+
+
+def _score(value: float | None) -> str:
+    return "  -  " if value is None else f"{value:.3f}"
 
 
 def _duration(seconds: float) -> str:

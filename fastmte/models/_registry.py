@@ -25,6 +25,7 @@ class Backbone(nn.Module):
     min_frames: int
     max_frames: int | None = None  # None: no limit
     dropout: float = 0.0  # between features and head
+    channels_last: bool = False  # trains faster in this layout on a CPU
     early_stop_patience: int | None = None  # epochs; None: train to the last epoch and keep it
 
     def __init__(self, members: int) -> None:

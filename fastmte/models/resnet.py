@@ -82,6 +82,7 @@ class ResNet(Backbone):
 
     n_features = CHANNELS[-1]
     min_frames = 32
+    channels_last = True
     early_stop_patience = 30
 
     def __init__(

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from fastmte.ensemble import FusedEnsemble
 from fastmte.train.schedule import Plateau, Stopping
 
 
-@dataclass
+@dataclass(eq=False)
 class MemberState:
     """One member's schedule, its stopping and its best weights.
 
@@ -65,13 +64,3 @@ def macro_roc_auc(scores: np.ndarray, truth: np.ndarray) -> float:
         return float("nan")
     pairs = zip(truth.T[defined], scores.T[defined], strict=True)
     return float(np.mean([roc_auc_score(t, s) for t, s in pairs]))
-
-
-def label_weights(ensemble: FusedEnsemble) -> Tensor:
-    """Return (L,) weights that turn a sum over labels into a sum of members' means.
-
-    The members' losses are added, never averaged over all labels: each then has the
-    gradient it would have alone.
-    """
-    sizes = ensemble.member_of_label.bincount()
-    return 1.0 / sizes[ensemble.member_of_label].to(ensemble.head.weight.dtype)
