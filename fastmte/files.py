@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders of one writer."""
 
 import json
 import os
@@ -6,6 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from fastmte.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: runs are not kept apart
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -44,3 +51,22 @@ def write_json(path: str | Path, value: Any) -> None:
     """
     with atomic_write(path) as file:
         file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, as long as the block, or this process, lives.
+
+    Raises:
+        InputError: another one is at work in it.
+        OSError: the folder cannot be written.
+    """
+    with open(folder / ".lock", "ab") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{folder}: another fastmte is writing here; wait for it, or use another folder"
+                ) from None
+        yield

@@ -13,7 +13,8 @@ import fastmte
 
 # A room is a module or package right below fastmte. Rooms of one layer do not know each other.
 LAYERS = [
-    {"errors", "files"},
+    {"errors"},
+    {"files"},
     {"_checks"},
     {"reference"},
     {"_kernels"},

@@ -239,7 +239,7 @@ def test_two_builds_do_not_share_a_folder(songs: list[Path], tmp_path: Path) -> 
     folder.mkdir()
     with open(folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another process is writing"):
+        with pytest.raises(InputError, match="another fastmte is writing"):
             MelStore.build(songs, names(songs), folder, CONFIG, FRAMES)
 
 

@@ -25,12 +25,7 @@ from fastmte.data.parts import (
     write_part,
 )
 from fastmte.errors import InputError
-from fastmte.files import write_json
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs at once are not noticed there
-    fcntl = None  # type: ignore[assignment]
+from fastmte.files import locked, write_json
 
 SHARD_SIZE = 256
 _MADE = ("scores.csv", "tags.csv", "failed.jsonl")
@@ -185,7 +180,7 @@ def open_store(
         "thresholds": None if thresholds is None else [float(value) for value in thresholds],
     }
     _check_tags(tags)
-    with _locked(folder):
+    with locked(folder):
         for left_over in (folder / "parts").glob(".*.tmp"):  # of a run that was killed
             left_over.unlink()
         if force:
@@ -227,17 +222,3 @@ def _remove_all(folder: Path) -> None:
         path.unlink()
     for name in (*_MADE, "manifest.json"):
         (folder / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, as long as this process lives."""
-    with open(folder / ".lock", "ab") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"{folder}: another fastmte is writing here; wait for it, or use another folder"
-                ) from None
-        yield

@@ -1,12 +1,10 @@
 """Decode a collection into a mel store, keeping what is finished."""
 
-import fcntl
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,11 @@ from fastmte.data.songs import SongMel, load_mel
 from fastmte.data.store import FORMAT, MELS, SIDECAR, Progress, load_npy, read_sidecar
 from fastmte.data.workers import Decoders, Outcome
 from fastmte.errors import InputError
-from fastmte.files import write_json
+from fastmte.files import locked, write_json
 from fastmte.mel import MelConfig
 
 DEADLINE = 120.0  # seconds a song may take; the slowest real ones take two
-_JOURNAL, _LOCK = "journal.jsonl", ".lock"
+_JOURNAL = "journal.jsonl"
 _COMMIT_SONGS, _COMMIT_SECONDS = 64, 2.0
 _SONG_KEYS = ("id", "row", "n_frames", "length", "start", "status", "duration")
 
@@ -69,7 +67,7 @@ def build_store(
         raise InputError(f"{folder}: needs songs of distinct ids, got {len(names)} files")
     header = _header(names, ids, config, frames)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         if (folder / SIDECAR).is_file():
             _check_same(folder, read_sidecar(folder), header)
             return
@@ -294,20 +292,3 @@ def _finish(
 def _display(name: bytes) -> str:
     """Return a path for people: bytes that are no UTF-8 are escaped."""
     return name.decode("utf-8", "backslashreplace")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from building in the same folder.
-
-    Raises:
-        InputError: one is at it.
-    """
-    with open(folder / _LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another process is writing this mel store; wait for it"
-            ) from None
-        yield
