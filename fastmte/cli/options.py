@@ -1,8 +1,26 @@
 """Options that more than one command has, in alphabetical order."""
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+
+class MemberCount(click.ParamType):
+    """A number of members, or ``auto``."""
+
+    name = "K|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """Return the number, or ``auto``."""
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not value.isdecimal() or int(value) < 1:
+            self.fail(f"must be a number of 1 or more, or auto, got {value!r}", param, ctx)
+        return int(value)
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 mel_preset = click.option(

@@ -2,27 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
-from fastmte.cli.options import as_json, seed, split
+from fastmte.cli.options import MemberCount, as_json, seed, split
 from fastmte.errors import InputError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-class _MemberCount(click.ParamType):
-    name = "K|auto"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        if value == "auto" or isinstance(value, int):
-            return value
-        if not value.isdecimal() or int(value) < 1:
-            self.fail(f"must be a number of 1 or more, or auto, got {value!r}", param, ctx)
-        return int(value)
 
 
 @click.command()
@@ -40,7 +26,7 @@ class _MemberCount(click.ParamType):
     "--features", type=_FILE, help="Descriptors of its songs  [default: its AcousticBrainz files]"
 )
 @as_json
-@click.option("-k", "n_members", type=_MemberCount(), help="Members; auto: elbow  [default: 4]")
+@click.option("-k", "n_members", type=MemberCount(), help="Members; auto: elbow  [default: 4]")
 @click.option("--method", required=True, metavar="METHOD", help="See above.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file to write."

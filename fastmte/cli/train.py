@@ -16,7 +16,6 @@ from fastmte.cli._process import (
     device_of,
     terminable,
 )
-from fastmte.cli.partition import _MemberCount
 
 if TYPE_CHECKING:
     from fastmte.cli._training_display import Display
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 )
 @options.mel_preset
 @click.option(
-    "--members", type=_MemberCount(), default=4, help="Members; auto: the elbow of k-means."
+    "--members", type=options.MemberCount(), default=4, help="Members; auto: the elbow of k-means."
 )
 @click.option(
     "--out",
