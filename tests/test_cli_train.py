@@ -16,7 +16,6 @@ from tiny import Tiny
 
 from fastmte import checkpoint, runs
 from fastmte.cli import _training, main
-from fastmte.data import demo
 from fastmte.data.descriptors import Descriptors
 from fastmte.metrics import METRICS
 from fastmte.models import _registry
@@ -199,9 +198,9 @@ def test_the_data_may_come_from_the_environment(
 
 def test_the_demo_brings_its_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = {"frames": 40, "epochs": 1, "crop": "random", "batch_size": 16}
-    whole = demo.write_demo
+    whole = _training.write_demo
     monkeypatch.setattr("fastmte.cli._training_settings.DEMO_RECIPE", recipe)
-    monkeypatch.setattr(demo, "write_demo", lambda *a, **k: whole(*a, **k, n_songs=48))
+    monkeypatch.setattr(_training, "write_demo", lambda *a, **k: whole(*a, **k, n_songs=48))
     result = run("--partition", "dkmeans", "--backbone", "tiny", "--workers", 0, "--frames", 36)
     assert result.exit_code == 0, result.output
     told = "--data names another. It uses --frames 36, --epochs 1, --crop random, --batch-size 16"
@@ -217,7 +216,7 @@ def test_the_demo_fits_itself_to_a_backbone_of_longer_crops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "fastmte.cli.train._run", lambda settings, *_: ({"frames": settings.frames}, 0)
+        "fastmte.cli._training.run", lambda settings, *_: ({"frames": settings.frames}, 0)
     )
     result = run("--partition", "linear", "--backbone", "vgg")
     assert result.stdout.split()[:2] == ["frames", "1280.000000"]
@@ -231,7 +230,7 @@ def test_the_patience_is_the_backbones_unless_given(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        "fastmte.cli.train._run", lambda settings, *_: (seen.append(settings.patience) or {}, 0)
+        "fastmte.cli._training.run", lambda settings, *_: (seen.append(settings.patience) or {}, 0)
     )
     for backbone, given in [("resnet18", []), ("vgg", []), ("vgg", [7]), ("resnet18", [0])]:
         options = [word for value in given for word in ("--patience", value)]

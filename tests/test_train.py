@@ -236,8 +236,11 @@ def test_a_record_without_a_state_is_dropped(
     kept = records(tmp_path)
     with open(tmp_path / METRICS, "a") as file:
         file.write('{"epoch": 5}\n{"epo')
+    (tmp_path / ".state.tmp").mkdir()
+    (tmp_path / ".state.tmp" / "half").write_bytes(b"of a save that was killed")
     assert_same_bits(fit(whole(), *data, config, tmp_path, resume=True), expected)
     assert records(tmp_path) == kept
+    assert {path.name for path in tmp_path.iterdir()} == {METRICS, SETTINGS, STATE}
 
 
 def test_resume_refuses_other_settings_and_data(
@@ -335,6 +338,12 @@ def test_data_that_cannot_train(data: tuple[LabelledMels, LabelledMels]) -> None
     ]:
         with pytest.raises(InputError, match=message):
             fit(whole(), *broken, config)
+    train.store.n_frames[1] = 21  # of which 20 are stored
+    try:
+        with pytest.raises(InputError, match="holds 20 frames a song, 21 are wanted"):
+            fit(whole(), *data, TrainConfig(frames=21, crop="random"))
+    finally:
+        train.store.n_frames[1] = 20
     with pytest.raises(ValueError, match="labels must be"):
         LabelledMels(train.store, train.index, train.labels[:3])
 

@@ -1,5 +1,6 @@
 """The steps of ``fastmte train``, from a collection's files to a run's."""
 
+import shlex
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from fastmte.cli._training_display import Display, EpochDisplay
 from fastmte.crop import FRAMES
 from fastmte.data.batches import LabelledMels
 from fastmte.data.collection import PARTS, Collection
+from fastmte.data.demo import write_demo
 from fastmte.data.descriptors import Descriptors
 from fastmte.data.jamendo import Songs
 from fastmte.data.sources import Sources, cache_folder, sources_of
@@ -31,6 +33,7 @@ from fastmte.partition import Partition, make_partition
 from fastmte.predict import predict_store
 from fastmte.runs import RunSettings
 from fastmte.train import TrainConfig, fit
+from fastmte.train.loop import METRICS
 from fastmte.train.state import remove_state
 
 RANDOM_WIDTH = 4  # crops' widths kept of a song for random crops
@@ -75,6 +78,42 @@ class Material:
             "mels": self.store.hash,
             "failed": list(self.failed),
         }
+
+
+def run(
+    settings: RunSettings,
+    out: Path,
+    resume: bool,
+    workers: int | None,
+    device: torch.device,
+    display: Display,
+) -> tuple[dict[str, float], int]:
+    """Return the metrics of a run from beginning to end, and how many songs it had to leave out.
+
+    Raises:
+        NoAudioError: no song has a file.
+        InputError: the data, the partition or the state cannot be used.
+        OSError: the run's folder cannot be written.
+    """
+    if settings.is_demo:
+        display.begin("Composing")
+        write_demo(settings.data, workers=workers or None, progress=display.songs)
+    collection, material = open_material(settings, out, workers, display)
+    if resume and (out / runs.PARTITION).is_file():
+        partition = Partition.load(out / runs.PARTITION, material.tags)
+    else:
+        partition = begin_run(settings, collection, material, out, display)
+    introduce(settings, material, partition, device, display)
+    return train(settings, material, partition, out, resume, device, display), len(material.failed)
+
+
+def interrupted(out: Path | None) -> str:
+    """Return one line that says what an interrupted run has kept, and how to go on."""
+    if out is None or not (records := out / METRICS).is_file():
+        return "Interrupted; songs that are ready are kept, the same command goes on"
+    n_epochs = len(records.read_text(encoding="utf-8").splitlines())
+    command = f"fastmte train --resume --out {shlex.quote(str(out))}"
+    return f"Interrupted; {n_epochs} epochs are kept, go on with: {command}"
 
 
 def open_material(
@@ -256,7 +295,7 @@ def train(
         settings.backbone, partition.member_of_label.tolist(), settings.seed
     ).to(device)
     config = train_config(settings)
-    epochs = EpochDisplay(display, config.epochs, _epochs_done(out) if resume else 0)
+    epochs = EpochDisplay(display, config.epochs)
     ensemble = fit(
         ensemble,
         material.part("train"),
@@ -327,11 +366,6 @@ def _save_model(
         provenance,
     )
     checkpoint.save(model, out)
-
-
-def _epochs_done(out: Path) -> int:
-    path = out / "metrics.jsonl"
-    return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
 
 
 @contextmanager

@@ -61,9 +61,9 @@ class Display:
 class EpochDisplay:
     """Progress of the epochs on a ``Display``."""
 
-    def __init__(self, display: Display, epochs: int, done: int = 0) -> None:
+    def __init__(self, display: Display, epochs: int) -> None:
         self._display, self._epochs = display, epochs
-        self._first, self._began = done, time.monotonic()
+        self._n_seen, self._began = 0, time.monotonic()
         display.begin("Training")
 
     def step(self, epoch: int, step: int, steps: int) -> None:
@@ -79,8 +79,9 @@ class EpochDisplay:
         live = [member for member in members if member["learning_rate"] is not None]
         retired = [str(member["member"]) for member in live if member["retired"]]
         rates = sorted({member["learning_rate"] for member in live}, reverse=True)
-        n_done = record["epoch"] - self._first
-        left = (time.monotonic() - self._began) / n_done * (self._epochs - record["epoch"])
+        self._n_seen += 1
+        seconds = (time.monotonic() - self._began) / self._n_seen
+        left = seconds * (self._epochs - record["epoch"])
         text = (
             f"epoch {record['epoch']:>3}/{self._epochs}  loss {record['train_loss']:.4f}  "
             f"validation {record['validation_loss']:.4f}  ROC-AUC {roc}  "

@@ -1,8 +1,7 @@
 """``fastmte train``: an ensemble over a partition of the labels, from songs to metrics."""
 
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,10 +15,6 @@ from fastmte.cli._process import (
     device_of,
     terminable,
 )
-
-if TYPE_CHECKING:
-    from fastmte.cli._training_display import Display
-    from fastmte.runs import RunSettings
 
 
 @click.command(context_settings={"show_default": True})
@@ -100,8 +95,8 @@ def train(ctx: click.Context, **given: Any) -> None:
     """
     import torch
 
+    from fastmte.cli import _training
     from fastmte.cli import _training_settings as settings_module
-    from fastmte.cli._training import NoAudioError
     from fastmte.cli._training_display import Display
 
     device = device_of(given["device"])
@@ -118,46 +113,16 @@ def train(ctx: click.Context, **given: Any) -> None:
             else:
                 settings = settings_module.new_settings(ctx, given, display)
                 out = settings_module.free_out(given, settings)
-            result, n_failed = _run(settings, out, given, device, display)
-    except NoAudioError as error:
+            result, n_failed = _training.run(
+                settings, out, given["resume"], given["workers"], device, display
+            )
+    except _training.NoAudioError as error:
         click.echo(f"Error: {error}", err=True)
         ctx.exit(NO_AUDIO)
     except KeyboardInterrupt as interrupt:
-        _say_interrupted(out)
+        click.echo(_training.interrupted(out), err=True)
         ctx.exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
     for name, value in result.items():
         click.echo(f"{name:<20}\t{value:.6f}")
     click.echo(f"run: {click.format_filename(out)}")
     ctx.exit(SOME_FAILED if n_failed else 0)
-
-
-def _run(
-    settings: "RunSettings", out: Path, given: dict[str, Any], device: Any, display: "Display"
-) -> tuple[dict[str, float], int]:
-    """Return the metrics of the run, and how many songs had to be left out."""
-    from fastmte import runs
-    from fastmte.cli import _training
-    from fastmte.data.demo import write_demo
-    from fastmte.partition import Partition
-
-    if settings.is_demo:
-        display.begin("Composing")
-        write_demo(settings.data, workers=given["workers"] or None, progress=display.songs)
-    collection, material = _training.open_material(settings, out, given["workers"], display)
-    if given["resume"] and (out / runs.PARTITION).is_file():
-        partition = Partition.load(out / runs.PARTITION, material.tags)
-    else:
-        partition = _training.begin_run(settings, collection, material, out, display)
-    _training.introduce(settings, material, partition, device, display)
-    result = _training.train(settings, material, partition, out, given["resume"], device, display)
-    return result, len(material.failed)
-
-
-def _say_interrupted(out: Path | None) -> None:
-    """Say in one line what is kept, and how to go on."""
-    if out is None or not (records := out / "metrics.jsonl").is_file():
-        click.echo("Interrupted; songs that are ready are kept, the same command goes on", err=True)
-        return
-    n_epochs = len(records.read_text(encoding="utf-8").splitlines())
-    command = f"fastmte train --resume --out {shlex.quote(click.format_filename(out))}"
-    click.echo(f"Interrupted; {n_epochs} epochs are kept, go on with: {command}", err=True)

@@ -71,7 +71,8 @@ def fit(
     if folder is not None:
         trainer.open(folder, resume)
     while trainer.epoch < config.epochs and trainer.groups:
-        record = trainer.run_epoch(on_step)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            record = trainer.run_epoch(on_step)
         if folder is not None:
             with open(folder / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -246,6 +247,7 @@ class _Trainer:
     def open(self, folder: Path, resume: bool) -> None:
         """Begin in a folder, or go on from the state that is there."""
         folder.mkdir(parents=True, exist_ok=True)
+        state.sweep(folder)
         if resume and (folder / state.SETTINGS).is_file():
             state.check_settings(folder, self.settings())
             saved = state.load_state(folder, str(self.device))
@@ -345,6 +347,7 @@ def _check_data(
                 f"{name} songs: have {data.labels.shape[1]} labels, "
                 f"the ensemble has {ensemble.n_labels}"
             )
+        data.store.check_width(config.frames, data.index)
     if len(train) < 2:
         raise InputError("training songs: batch normalisation needs 2, got 1")
     if len(config.rates(ensemble.n_members)) != ensemble.n_members:

@@ -14,6 +14,7 @@ from fastmte.errors import InputError
 from fastmte.files import write_json
 
 SETTINGS, STATE = "state.json", "state.safetensors"
+_WORKSHOP = ".state.tmp"  # a folder, as safetensors makes temporary files of its own
 
 
 def save_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -55,10 +56,11 @@ def save_state(folder: Path, progress: dict[str, Any], tensors: dict[str, Tensor
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    path = folder / STATE
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path, workshop = folder / STATE, folder / _WORKSHOP
     packed = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    workshop.mkdir(exist_ok=True)
     try:
+        temporary = workshop / STATE
         try:
             # Straight to the file: a state is gigabytes, twice is too much to hold.
             safetensors.torch.save_file(packed, temporary, {"progress": json.dumps(progress)})
@@ -68,9 +70,13 @@ def save_state(folder: Path, progress: dict[str, Any], tensors: dict[str, Tensor
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a save that was killed has left."""
+    shutil.rmtree(folder / _WORKSHOP, ignore_errors=True)
 
 
 def load_state(folder: Path, device: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
