@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tiny import Tiny
 
 from fastmte import checkpoint, runs
 from fastmte.cli import _training, main
+from fastmte.cli._training_display import Display, EpochDisplay
 from fastmte.data.descriptors import Descriptors
 from fastmte.metrics import METRICS
 from fastmte.models import _registry
@@ -404,6 +406,45 @@ def test_damaged_songs_are_left_out_and_listed(collection: Path) -> None:
     assert [failure["id"] for failure in data["failed"]] == ["track_0000001", "track_0000024"]
     assert np.load("run/predictions.npy").shape == (5, 6)
     assert len(Path("run/test_ids.txt").read_text().split()) == 5
+
+
+def test_many_damaged_songs_are_counted(collection: Path) -> None:
+    for number in range(1, 12):
+        next((collection / "audio").glob(f"*/{number}.wav")).write_bytes(b"")
+    result = run("--data", collection, *TRAIN)
+    assert result.exit_code == 1
+    assert result.stderr.count("(EMPTY); left out") == 10
+    assert "... and 1 more songs are left out" in result.stderr
+    next((collection / "audio").glob("*/12.wav")).write_bytes(b"")
+    result = run("--data", collection, *TRAIN)
+    assert result.exit_code == 1
+    assert "no train song has a mel" in result.stderr
+
+
+def test_a_tag_without_test_songs_is_left_out_of_the_means(collection: Path) -> None:
+    table = collection / "splits/split-0/autotagging_moodtheme-test.tsv"
+    table.write_text(table.read_text().replace("---dark", "---calm"))
+    result = run("--data", collection, *TRAIN, "--epochs", 1)
+    assert result.exit_code == 0
+    assert "Warning: left out of the macro averages" in result.stderr
+    assert "dark" in result.stderr.partition("Warning: ")[2]
+
+
+def test_the_display_shows_steps_and_retired_members(capsys: pytest.CaptureFixture[str]) -> None:
+    member = {"member": 0, "learning_rate": 1e-3, "roc_auc": 0.75, "retired": True}
+    gone = {"member": 1, "learning_rate": None, "roc_auc": None, "retired": True}
+    record = {"epoch": 2, "train_loss": 1.0, "validation_loss": 2.0, "seconds": 3.0}
+    with Display() as display:
+        display._spoke -= 100
+        display.songs(3, 9)
+        epochs = EpochDisplay(display, 1000)
+        epochs.step(2, 1, 4)
+        for seconds, text in [(0.1, "100 s"), (3, "50 min"), (60, "16.6 h")]:
+            epochs._n_seen, epochs._began = 0, time.monotonic() - seconds
+            epochs.epoch(record | {"members": [member, gone]})
+            shown = capsys.readouterr().err
+            assert f"({text} left)" in shown
+    assert "ROC-AUC 0.750   -    rate 0.001  3.0 s  done: member 0  (" in shown
 
 
 def test_mels_are_made_once(collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from tiny import Tiny
@@ -24,7 +25,7 @@ from fastmte.models import _registry
 from fastmte.train import MemberAdam, Plateau, Stopping, TrainConfig, fit
 from fastmte.train.loop import METRICS
 from fastmte.train.member import macro_roc_auc
-from fastmte.train.state import SETTINGS, STATE
+from fastmte.train.state import SETTINGS, STATE, save_state
 
 FRAMES = 8
 MEMBER_OF_LABEL = [0, 1, 2, 0, 1, 2, 2, 0, 1, 1]
@@ -202,6 +203,24 @@ def test_resume_gives_the_same_bits(
     resumed = fit(whole(), *data, CONFIG, tmp_path / "parts", True, is_fused=is_fused)
     assert_same_bits(resumed, expected)
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
+
+
+def test_a_full_disk_keeps_the_last_state(
+    data: tuple[LabelledMels, LabelledMels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(epochs=2, batch_size=16, frames=FRAMES)
+    fit(whole(), *data, config, tmp_path)
+    kept = (tmp_path / STATE).read_bytes()
+
+    def full(tensors: dict, path: Path, metadata: dict) -> None:
+        path.write_bytes(b"half")
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match=r"cannot be written \(No space left"):
+        save_state(tmp_path, {}, {"a": torch.zeros(1)})
+    assert (tmp_path / STATE).read_bytes() == kept
+    assert {path.name for path in tmp_path.iterdir()} == {METRICS, SETTINGS, STATE}
 
 
 def test_a_training_may_be_resumed_in_the_other_grouping(
