@@ -256,14 +256,15 @@ class _Scorer:
         for file, outcome in pairs:
             row = _row(file, outcome)
             slot = None
-            if outcome.song is not None and row.status == "ok_short" and self._least:
+            song = outcome.song
+            if song is not None and song.n_frames < self._mels.shape[-1] and self._least:
                 text = (
                     f"{row.duration_s:.1f} s, less than the crop's {self._least:.1f} s: not scored"
                 )
                 row = replace(row, code="TOO_SHORT", message=text)
-            elif outcome.song is not None:
+            elif song is not None:
                 slot = n_mels
-                self._mels[slot] = torch.from_numpy(outcome.song.mel)
+                self._mels[slot] = torch.from_numpy(song.mel)
                 n_mels += 1
             waiting.append((row, slot))
             if n_mels == len(self._mels):
@@ -293,7 +294,8 @@ def _row(file: SongFile, outcome: Outcome) -> Row:
     return Row(
         file,
         outcome.status,
-        message="; ".join(song.warnings),
+        "TRUNCATED" if outcome.status == "truncated" else "",
+        "; ".join(song.warnings),
         duration_s=song.duration_s,
         sample_rate=song.sample_rate,
         channels=song.channels,

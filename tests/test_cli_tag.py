@@ -117,6 +117,24 @@ def test_bad_songs_are_told_and_the_others_tagged(
     assert "5 of 6 songs tagged" in tag(music, "--retry-failed").stdout
 
 
+def test_a_truncated_song_is_scored_as_far_as_it_goes_and_told(
+    tag: Callable[..., Result], music: Path, tmp_path: Path
+) -> None:
+    small_songs.write_song(music / "cut.wav", 1, 4.0)
+    data = (music / "cut.wav").read_bytes()
+    (music / "cut.wav").write_bytes(data[: len(data) // 2])
+    result = tag(music)
+    assert result.exit_code == 3
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("cut.wav: truncated: 50 % of the samples")
+    assert "(TRUNCATED); fetch or rip it again" in result.stderr
+    assert "4 of 4 songs tagged, 1 damaged and scored as far as they go" in result.stdout
+    (failed,) = [json.loads(line) for line in (tmp_path / "out" / "failed.jsonl").open()]
+    assert (failed["path"], failed["code"]) == ("cut.wav", "TRUNCATED")
+    row = next(row for row in read_csv(tmp_path / "out" / "scores.csv") if row[0] == "cut.wav")
+    assert row[-1] == "truncated" and 0 < float(row[1]) < 1
+
+
 def test_json(tag: Callable[..., Result], music: Path, tmp_path: Path) -> None:
     (music / "zero.wav").touch()
     result = tag(music, "--json")
@@ -206,6 +224,8 @@ def test_no_audio(tag: Callable[..., Result], tmp_path: Path) -> None:
         (["MUSIC", "--device", "tpu9"], "--device"),
         (["MUSIC", "--device", "cuda:77"], "--device: cuda:77:"),
         (["MUSIC", "--timeout", "0"], "--timeout"),
+        (["MUSIC", "--timeout", "nan"], "--timeout"),
+        (["MUSIC", "--threads", "100000"], "--threads"),
         (["MUSIC", "--batch-size", "0"], "--batch-size"),
         (["MUSIC", "--short", "no"], "'repeat', 'skip'"),
         (["MUSIC", "--model", "MISSING"], "'MISSING' does not exist"),

@@ -130,11 +130,11 @@ def test_bad_songs_change_no_other(
         "noise": ("error", "NOT_AUDIO"),
         "pipe": ("error", "NOT_REGULAR"),
         "gone": ("error", "VANISHED"),
-        "cut": ("ok_short", ""),
+        "cut": ("truncated", "TRUNCATED"),
         "short": ("ok_short", ""),
         "nan": ("error", "NONFINITE"),
     }
-    assert (tagging.n_songs, tagging.n_failed, tagging.n_scored) == (20, 7, 13)
+    assert (tagging.n_songs, tagging.n_failed, tagging.n_scored) == (20, 8, 13)
     after, before = scores_of(tmp_path / "out"), scores_of(tmp_path / "good")
     for name, scores in before.items():
         assert after[name].tobytes() == scores.tobytes(), name
@@ -227,7 +227,7 @@ def test_progress_counts_every_song(mixed: Path, model: Checkpoint, tmp_path: Pa
 
     tag(mixed, model, tmp_path / "out", on_progress=listen)
     assert seen[0] == (20, 0, 0)
-    assert seen[-1] == (20, 20, 7)
+    assert seen[-1] == (20, 20, 8)
     assert len(seen) == 21
 
 

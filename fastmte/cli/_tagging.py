@@ -139,8 +139,10 @@ def _summary(tagging: Tagging, tagged: Tagged) -> str:
         parts.append(f"{n_short} shorter than {seconds:.1f} s and {what}")
     if n_silent := tagging.statuses["silent"]:
         parts.append(f"{n_silent} silent")
-    if tagging.n_failed:
-        parts.append(f"{tagging.n_failed} failed (failed.jsonl)")
+    if n_cut := tagging.statuses["truncated"]:
+        parts.append(f"{n_cut} damaged and scored as far as they go (failed.jsonl)")
+    if n_failed := tagging.n_failed - n_cut:
+        parts.append(f"{n_failed} failed (failed.jsonl)")
     if tagging.n_before:
         parts.append(f"{tagging.n_before} done before")
     if tagging.damaged:

@@ -19,7 +19,7 @@ from fastmte.errors import InputError
 from fastmte.files import atomic_write
 
 VERSION = 1
-FAILURES = ("error", "crash", "timeout")
+FAILURES = ("error", "crash", "timeout", "truncated")  # the last has scores all the same
 COLUMNS = [
     ("path", pa.binary()),
     ("status", pa.dictionary(pa.int8(), pa.string())),
@@ -41,7 +41,8 @@ class Row:
 
     Attributes:
         file: the song's name, size and last change.
-        status: ``ok``, ``ok_short``, ``silent``, ``error``, ``crash`` or ``timeout``.
+        status: ``ok``, ``ok_short``, ``silent``, ``truncated`` (scored as far as it goes),
+            ``error``, ``crash`` or ``timeout``.
         code: stable name of what is wrong with it, or empty.
         message: the same in words, or empty.
         duration_s: seconds; None where nothing could be decoded, as the three below.

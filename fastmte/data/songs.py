@@ -27,7 +27,8 @@ class SongMel:
         sample_rate: of the file, Hz.
         channels: of the file.
         status: ``"ok"``; ``"ok_short"``, a song shorter than the crop, repeated;
-            ``"silent"``, nothing to hear in the crop.
+            ``"silent"``, nothing to hear in the crop; ``"truncated"``, a file that was cut
+            off or is damaged, whose beginning this is.
         warnings: what is odd about the file, in words.
     """
 
@@ -101,6 +102,13 @@ def _load(file: AudioFile, config: MelConfig, frames: int) -> SongMel | None:
         duration_s=file.n_samples / file.sample_rate,
         sample_rate=file.sample_rate,
         channels=file.channels,
-        status="silent" if is_silent else "ok_short" if is_short else "ok",
+        status=_status(bool(file.warnings), is_silent, is_short),
         warnings=tuple(warnings),
     )
+
+
+def _status(is_cut: bool, is_silent: bool, is_short: bool) -> str:
+    """Return the gravest thing there is to say of a song."""
+    if is_cut:
+        return "truncated"
+    return "silent" if is_silent else "ok_short" if is_short else "ok"
