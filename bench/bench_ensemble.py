@@ -55,5 +55,5 @@ def test_forward(versus, backbone, batch):
         size=f"{batch} x 96 x 1366",
         instead=f"the models in turn, {ALLOCATOR}",
         same=lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=1e-5),
-        rounds=7,
+        rounds=5,
     )
