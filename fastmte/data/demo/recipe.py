@@ -10,7 +10,7 @@ DEMO_RECIPE: dict[str, Any] = {
     "crop": "random",
     # Four ResNets of 0.85 GFLOP a crop, forward and three times that to train, 200 songs:
     # 2 TFLOP an epoch, some 25 s on two cores.
-    "epochs": 8,
+    "epochs": 6,
     # 13 steps an epoch from 200 songs; with the paper's 64 there would be 4.
     "batch_size": 16,
     # The paper's 1e-4 needs its 100 epochs; from 5e-4 on, the validation loss jumps up and
