@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,32 +14,45 @@ try:
 except ImportError:  # Windows: runs are not kept apart
     fcntl = None  # type: ignore[assignment]
 
+LOCK = ".lock"
+
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that appears under ``path`` only when the block ends without an error.
 
     The bytes go to a temporary file in the same folder, are synced, and take the
-    name in one step, so that a crash leaves the old file or the new one.
+    name in one step, so that a crash leaves the old file or the new one. Of a link,
+    the file it points to is replaced; a device or a pipe is written to as it is.
 
     Args:
-        path: the file to write.
+        path: the file to write; errors name it as it is given.
         mode: ``"w"`` (UTF-8 text, newlines as written) or ``"wb"``.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    real = Path(os.path.realpath(path))
+    temporary = str(real.with_name(f".{real.name}.{os.getpid()}.tmp"))
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, mode, **text) as file:  # type: ignore[call-overload]
+                yield file
+            return
         with open(temporary, mode, **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        os.replace(temporary, real)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
+            is_missing = isinstance(error, FileNotFoundError)
+            hint = " (make the folder first)" if is_missing else ""
+            raise OSError(error.errno, f"{error.strerror}{hint}", str(path)) from error
         raise
 
 
@@ -61,7 +74,7 @@ def locked(folder: Path) -> Iterator[None]:
         InputError: another one is at work in it.
         OSError: the folder cannot be written.
     """
-    with open(folder / ".lock", "ab") as file:
+    with open(folder / LOCK, "ab") as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -28,9 +28,31 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, err
     assert os.listdir(tmp_path) == ["x.bin"]
 
 
-def test_a_folder_that_is_not_there_is_an_os_error(tmp_path):
-    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "no" / "x"):
+def test_a_link_stays_one_and_a_device_too(tmp_path):
+    path, link = tmp_path / "x.txt", tmp_path / "link"
+    link.symlink_to(path)
+    for text in ("first", "second"):
+        with atomic_write(link) as file:
+            file.write(text)
+        assert link.is_symlink() and path.read_text() == text
+    with atomic_write(os.devnull, "wb") as file:
+        file.write(b"gone")
+    assert not os.path.isfile(os.devnull)
+    assert sorted(os.listdir(tmp_path)) == ["link", "x.txt"]
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "no" / "x"
+    message = "make the folder first"
+    with pytest.raises(FileNotFoundError, match=message) as caught, atomic_write(path):
         pass
+    assert caught.value.filename == str(path)
+    with pytest.raises(IsADirectoryError) as caught, atomic_write(tmp_path):
+        pass
+    with pytest.raises(OSError) as caught, atomic_write(tmp_path / "y"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "y")
+    assert os.listdir(tmp_path) == []
 
 
 def test_write_json_keeps_text_readable(tmp_path):
