@@ -14,7 +14,7 @@ import torch
 import fastmte
 from fastmte import checkpoint, metrics
 from fastmte.errors import InputError
-from fastmte.files import atomic_write, write_json
+from fastmte.files import LOCK, atomic_write, write_json
 from fastmte.labels import MOOD_THEME_TAGS, PREFIX
 
 FORMAT = "fastmte-run-1"
@@ -93,7 +93,7 @@ def check_free(folder: Path, force: bool) -> None:
     Raises:
         InputError: the folder holds a run and ``force`` is not set, or it holds other things.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(path.name == LOCK for path in folder.iterdir()):
         return
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: is not empty and holds no run; name another folder with --out")

@@ -66,6 +66,11 @@ def test_os_errors_name_the_file(failing, monkeypatch):
     assert result.output == "Error: /out: Permission denied\n"
 
 
+def test_a_reader_that_has_enough_is_no_error(failing):
+    result = failing(BrokenPipeError(32, "Broken pipe"))
+    assert (result.exit_code, result.output) == (1, "")
+
+
 def test_debug_shows_the_traceback(failing, monkeypatch):
     monkeypatch.setenv("FASTMTE_DEBUG", "1")
     assert isinstance(failing(InputError("bad")).exception, InputError)

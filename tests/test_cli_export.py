@@ -71,7 +71,7 @@ def test_other_formats(tagged: Path, tmp_path: Path) -> None:
         (["TAGGED"], 2, "Missing option '-o'"),
         (["TAGGED", "-o", "OUT", "--to", "xls"], 2, "'csv', 'jsonl', 'npy', 'parquet'"),
         (["TAGGED/parts", "-o", "OUT"], 1, "not a tagged folder (no manifest.json)"),
-        (["TAGGED", "-o", "TAGGED/no/such/s.csv"], 1, "No such file or directory"),
+        (["TAGGED", "-o", "TAGGED/no/such/s.csv"], 2, "there is no such folder"),
     ],
 )
 def test_usage(tagged: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:

@@ -134,9 +134,17 @@ def test_other_mels_are_named(tmp_path):
 def test_nothing_to_describe(tmp_path):
     (tmp_path / "empty").mkdir()
     result = run(tmp_path / "empty", "-o", tmp_path / "f.npz")
-    assert result.exit_code == 4 and "empty: no audio found" in result.stderr
+    assert result.exit_code == 4
+    assert result.stderr == f"Error: {tmp_path / 'empty'}: no audio found\n"
     (tmp_path / "empty/a.mp3").touch()
     result = run(tmp_path / "empty", "-o", tmp_path / "f.npz", "--workers", 0)
     assert result.exit_code == 1 and "none of 1 songs could be described" in result.stderr
     assert run(tmp_path / "missing", "-o", tmp_path / "f.npz").exit_code == 2
     assert not (tmp_path / "f.npz").exists()
+
+
+def test_a_missing_folder_is_found_out_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastmte.cli.features._find", None)
+    result = run(tmp_path, "-o", tmp_path / "no/f.npz")
+    assert result.exit_code == 2
+    assert "there is no such folder; make it first" in result.stderr

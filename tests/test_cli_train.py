@@ -19,6 +19,7 @@ from fastmte import checkpoint, runs
 from fastmte.cli import _training, main
 from fastmte.cli._training_display import Display, EpochDisplay
 from fastmte.data.descriptors import Descriptors
+from fastmte.files import locked
 from fastmte.metrics import METRICS
 from fastmte.models import _registry
 from fastmte.partition import Partition
@@ -89,7 +90,7 @@ def test_a_run_holds_everything_it_should(songs: Path) -> None:
     assert files(out) == {
         *("config.json", "model.safetensors", "partition.json", "metrics.jsonl", "run.json"),
         *("predictions.npy", "groundtruth.npy", "decisions.npy", "thresholds.txt"),
-        *("results.tsv", "test_ids.txt", "centroids.npy"),
+        *("results.tsv", "test_ids.txt", "centroids.npy", ".lock"),
     }
     scores, truth = np.load(out / "predictions.npy"), np.load(out / "groundtruth.npy")
     decisions = np.load(out / "decisions.npy")
@@ -240,6 +241,16 @@ def test_the_patience_is_the_backbones_unless_given(
     assert seen == [30, None, 7, None]
 
 
+def test_the_patience_may_be_the_demos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastmte.cli._training_settings.DEMO_RECIPE", {"patience": 3})
+    monkeypatch.setattr(
+        "fastmte.cli._training.run", lambda settings, *_: ({"patience": settings.patience}, 0)
+    )
+    for given, expected in [([], 3), (["--patience", 7], 7)]:
+        result = run("--partition", "linear", "--backbone", "resnet18", *given)
+        assert result.stdout.split()[:2] == ["patience", f"{expected}.000000"]
+
+
 def test_shuffled_labels_are_other_songs_labels(songs: Path) -> None:
     assert run("--data", songs, *TRAIN, "--out", "true").exit_code == 0
     assert run("--data", songs, *TRAIN, "--out", "shuffled", "--shuffle-labels").exit_code == 0
@@ -359,9 +370,12 @@ def test_resume_needs_a_run() -> None:
     assert result.exit_code == 2
     assert "--resume needs --out" in result.stderr
     result = run("--resume", "--out", "nothing")
+    assert result.exit_code == 2
+    assert "Directory 'nothing' does not exist" in result.stderr
+    Path("nothing").mkdir()
+    result = run("--resume", "--out", "nothing")
     assert result.exit_code == 1
     assert "nothing: holds no run (there is no run.json)" in result.stderr
-    Path("nothing").mkdir()
     for content, message in [
         ("{", "not JSON"),
         ("{}", "not of the format"),
@@ -539,7 +553,15 @@ def _json_of_song(collection: Path) -> int:
         ([*TRAIN, "--epochs", "0"], "--epochs"),
         ([*TRAIN, "--batch-size", "1"], "--batch-size"),
         ([*TRAIN, "--learning-rate", "0"], "--learning-rate"),
+        ([*TRAIN, "--learning-rate", "nan"], "--learning-rate: must be a finite number"),
+        ([*TRAIN, "--learning-rate", "inf"], "--learning-rate: must be a finite number"),
+        ([*TRAIN, "--seed", "-5"], "--seed"),
+        ([*TRAIN, "--seed", str(2**32)], "--seed"),
+        ([*TRAIN, "--threads", "100000"], "--threads"),
         ([*TRAIN, "--device", "abacus"], "--device: abacus"),
+        ([*TRAIN, "--device", "meta"], "--device: meta: must be auto, cpu, "),
+        ([*TRAIN, "--device", "cuda:77"], "--device: cuda:77: cannot be used here; there is cpu"),
+        ([*TRAIN, "--data", "demo", "--split", "1"], "--split: the demo has split 0 only, got 1"),
         ([*TRAIN, "--features", "none.npz"], "--features"),
         ([*TRAIN, "--store", "none"], "--store"),
         ([*TRAIN, "--split", "5"], "--split"),
@@ -553,6 +575,32 @@ def test_usage_errors(songs: Path, words: list[str], message: str) -> None:
         message in result.stderr.replace("'--", "--").replace("':", ":") or message in result.stderr
     )
     assert not Path("runs").exists()
+
+
+def test_a_folder_named_demo_is_not_taken_for_the_demo() -> None:
+    Path("demo").mkdir()
+    result = run("--data", "demo", *TRAIN)
+    assert result.exit_code == 2
+    assert "write ./demo for the folder" in result.stderr
+    assert "demo: is empty" in run("--data", "./demo", *TRAIN).stderr
+
+
+def test_two_trainings_do_not_share_a_folder(songs: Path) -> None:
+    Path("run").mkdir()
+    with locked(Path("run")):
+        result = run("--data", songs, *TRAIN, "--out", "run")
+    assert result.exit_code == 1
+    assert "run: another fastmte is writing here" in result.stderr
+    assert files(Path("run")) == {".lock"}
+    assert run("--data", songs, *TRAIN, "--epochs", 1, "--out", "run").exit_code == 0
+
+
+def test_a_diverged_run_says_how_to_go_on(songs: Path) -> None:
+    given = ["--data", songs, *TRAIN, "--out", "run"]
+    result = run(*given, "--learning-rate", "1e30")
+    assert result.exit_code == 1
+    assert "lower the learning rate, 1e+30 now, and train again with --force" in result.stderr
+    assert run(*given, "--epochs", 1, "--force").exit_code == 0
 
 
 def test_an_empty_folder_has_no_collection() -> None:

@@ -46,6 +46,8 @@ class _Commands(click.Group):
         """Run a command; what a user can put right ends in one line, not in a traceback."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # the reader has enough, as head does: click ends in silence
+            raise
         except (InputError, OSError) as error:
             if os.environ.get("FASTMTE_DEBUG") == "1":
                 raise

@@ -1,5 +1,6 @@
 """What a command needs of the process and the machine it runs in."""
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +21,16 @@ def device_of(name: str) -> Any:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d{1,2})?", name):
+        text = f"{name}: must be auto, cpu, cuda, cuda:N, mps or xpu"
+        raise click.BadParameter(text, param_hint="--device")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise click.BadParameter(f"{name}: {reason}", param_hint="--device") from error
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        text = f"{name}: cannot be used here; there is {', '.join(['cpu', *gpus])}"
+        raise click.BadParameter(text, param_hint="--device") from error
     return device
 
 

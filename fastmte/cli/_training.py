@@ -26,7 +26,7 @@ from fastmte.data.store import MelStore
 from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.features import MEL_DESCRIPTORS, mel_descriptors
-from fastmte.files import write_json
+from fastmte.files import locked, write_json
 from fastmte.mel import MelConfig
 from fastmte.metrics import elbow_thresholds
 from fastmte.partition import Partition, make_partition
@@ -100,11 +100,16 @@ def run(
         write_demo(settings.data, workers=workers or None, progress=display.songs)
     collection, material = open_material(settings, out, workers, display)
     if resume and (out / runs.PARTITION).is_file():
-        partition = Partition.load(out / runs.PARTITION, material.tags)
+        partition, centroids = Partition.load(out / runs.PARTITION, material.tags), None
     else:
-        partition = begin_run(settings, collection, material, out, display)
-    introduce(settings, material, partition, device, display)
-    return train(settings, material, partition, out, resume, device, display), len(material.failed)
+        partition, centroids = split_labels(settings, collection, material, display)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        if centroids is not None:
+            begin_run(settings, material, partition, centroids, out)
+        introduce(settings, material, partition, device, display)
+        result = train(settings, material, partition, out, resume, device, display)
+    return result, len(material.failed)
 
 
 def interrupted(out: Path | None) -> str:
@@ -243,24 +248,30 @@ def _describe(ids: Sequence[str], store: MelStore, display: Display) -> Descript
     return Descriptors(tuple(ids), MEL_DESCRIPTORS, np.stack(rows), f"mel:{store.mel.preset}")
 
 
-def begin_run(
-    settings: RunSettings,
-    collection: Collection,
-    material: Material,
-    out: Path,
-    display: Display,
-) -> Partition:
-    """Partition the labels and write what is known before training."""
+def split_labels(
+    settings: RunSettings, collection: Collection, material: Material, display: Display
+) -> tuple[Partition, np.ndarray]:
+    """Return the labels of each member, and the labels as points (L, D)."""
     space = make_space(settings, collection, material, display)
     made = make_partition(
         settings.partition, material.tags, space.centroids, settings.members, settings.seed
     )
     partition = replace(made, details={**made.details, **space.details})
     assert space.centroids is not None
+    return partition, space.centroids
+
+
+def begin_run(
+    settings: RunSettings,
+    material: Material,
+    partition: Partition,
+    centroids: np.ndarray,
+    out: Path,
+) -> None:
+    """Write what is known before training."""
     runs.begin(out, runs.new_manifest(settings, out, material.summary()))
-    runs.save_array(out / runs.CENTROIDS, space.centroids)
+    runs.save_array(out / runs.CENTROIDS, centroids)
     partition.save(out / runs.PARTITION)
-    return partition
 
 
 def introduce(

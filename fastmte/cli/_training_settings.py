@@ -38,10 +38,11 @@ def new_settings(ctx: click.Context, given: dict[str, Any], display: Display) ->
         )
     network = _network(given["backbone"])
     values = _values(given)
-    if values["is_demo"]:
-        _take_recipe(ctx, values, network, display)
     if given["patience"] is None:
         values["patience"] = network.early_stop_patience
+    if values["is_demo"]:
+        _check_demo(given)
+        _take_recipe(ctx, values, network, display)
     try:
         network.check((1, 96, values["frames"]))
     except ValueError as error:
@@ -53,12 +54,15 @@ def resumed_settings(ctx: click.Context, given: dict[str, Any]) -> RunSettings |
     """Return the settings of the run to go on with, or None if it has finished.
 
     Raises:
-        click.UsageError: ``--out`` is missing.
+        click.UsageError: ``--out`` is missing, or names no folder.
         InputError: there is no run, or an option differs from what it was begun with.
     """
     out = given["out"]
     if out is None:
         raise click.UsageError("--resume needs --out, the run to go on with", ctx)
+    if not out.is_dir():
+        name = click.format_filename(out)
+        raise click.BadParameter(f"Directory {name!r} does not exist.", param_hint="--out")
     manifest = runs.read_manifest(out)
     settings = runs.settings_of(out)
     was, now = asdict(settings), _values(given)
@@ -106,6 +110,18 @@ def _existing(data: str) -> str:
     if not Path(data).is_dir():
         raise click.BadParameter(f"Directory {data!r} does not exist.", param_hint="--data")
     return data
+
+
+def _check_demo(given: dict[str, Any]) -> None:
+    if given["data"] == DEMO and Path(DEMO).is_dir():
+        raise click.BadParameter(
+            "there is a folder of that name; write ./demo for the folder, or leave --data out "
+            "for the built-in demo",
+            param_hint="--data",
+        )
+    if given["split"]:
+        text = f"the demo has split 0 only, got {given['split']}"
+        raise click.BadParameter(text, param_hint="--split")
 
 
 def _network(name: str) -> Backbone:

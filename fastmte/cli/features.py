@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastmte.cli.options import as_json, mel_preset, output_file, split, workers
+from fastmte.cli import options
+from fastmte.cli._process import NO_AUDIO, SOME_FAILED
 from fastmte.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,17 +21,17 @@ _Found = list[tuple[str, Path | None]]  # name of a song, its file
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@as_json
-@mel_preset
-@output_file
+@options.as_json
+@options.mel_preset_of_source
+@options.output_file
 @click.option(
     "--source",
     type=click.Choice(["acousticbrainz", "mel"]),
     help="AcousticBrainz's files, or the audio (or MTG's .npy mels)  "
     "[default: acousticbrainz where DATA has it]",
 )
-@split
-@workers
+@options.split
+@options.workers_of_source
 @click.pass_context
 def features(
     ctx: click.Context,
@@ -61,8 +62,8 @@ def features(
 
     found, source = _find(data, split, source)
     if not found:
-        click.echo(f"{data}: no audio found", err=True)
-        ctx.exit(4)
+        click.echo(f"Error: {click.format_filename(data)}: no audio found", err=True)
+        ctx.exit(NO_AUDIO)
     failed = {name: "no file of it found" for name, path in found if path is None}
     todo = [(name, path) for name, path in found if path is not None]
     results = _describe([path for _, path in todo], source, mel_preset, workers)
@@ -92,7 +93,7 @@ def features(
         click.echo(f"{output}: {len(rows)} songs, {len(SOURCES[source])} descriptors ({label})")
     if failed:
         click.echo(f"{len(failed)} songs have no descriptors; they are not in {output}", err=True)
-        ctx.exit(3)
+        ctx.exit(SOME_FAILED)
 
 
 def _describe(

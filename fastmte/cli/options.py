@@ -1,9 +1,24 @@
 """Options that more than one command has, in alphabetical order."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without NaN and infinity, which float ranges let through."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"must be a finite number, got {value!r}", param, ctx)
+        return number
 
 
 class MemberCount(click.ParamType):
@@ -22,19 +37,42 @@ class MemberCount(click.ParamType):
         return int(value)
 
 
+def _in_a_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Find out now, and not after the work, that a file has no folder to be written in."""
+    if path is not None and not path.absolute().parent.is_dir():
+        name = click.format_filename(path)
+        raise click.BadParameter(f"{name}: there is no such folder; make it first", ctx, param)
+    return path
+
+
+def _mel_preset(note: str = "") -> Callable[[Any], Any]:
+    return click.option(
+        "--mel",
+        "mel_preset",
+        type=click.Choice(["mtg2019", "mtg2023"]),
+        default="mtg2019",
+        show_default=True,
+        help=f"Definition of the mel spectrogram{note}; pretrained MTG weights need mtg2019.",
+    )
+
+
+def _workers(note: str = "") -> Callable[[Any], Any]:
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        default=None,
+        help=f"Decoder processes{note}  [default: one a core]",
+    )
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-mel_preset = click.option(
-    "--mel",
-    "mel_preset",
-    type=click.Choice(["mtg2019", "mtg2023"]),
-    default="mtg2019",
-    show_default=True,
-    help="Definition of the mel spectrogram; pretrained MTG weights need mtg2019.",
-)
+mel_preset = _mel_preset()
+mel_preset_of_source = _mel_preset(" (--source mel only)")
 output_file = click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
+    callback=_in_a_folder,
     required=True,
     help="File to write.",
 )
@@ -45,19 +83,30 @@ output_folder = click.option(
     required=True,
     help="Folder to write.",
 )
+page_file = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_in_a_folder,
+    metavar="FILE.html",
+    help="Page to write  [default: RUN/report.html]",
+)
 seed = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of all random choices."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),  # NumPy's and scikit-learn's
+    default=0,
+    show_default=True,
+    help="Seed of all random choices.",
 )
 split = click.option(
     "--split",
     type=click.IntRange(0, 4),
     default=0,
     show_default=True,
-    help="Which of the five splits of MTG-Jamendo.",
+    help="Which of the five splits of a collection of MTG-Jamendo's layout.",
 )
-workers = click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=None,
-    help="Decoder processes  [default: one a core]",
+threads = click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Threads  [default: one a core]"
 )
+workers = _workers()
+workers_of_source = _workers(" (--source mel only)")

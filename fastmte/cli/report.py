@@ -5,18 +5,14 @@ from pathlib import Path
 
 import click
 
+from fastmte.cli import options
+
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
 @click.argument("run", type=_FOLDER)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.html",
-    help="Page to write  [default: RUN/report.html]",
-)
+@options.page_file
 @click.option(
     "--tagged", type=_FOLDER, help="Songs tagged with the run's model  [default: RUN/tagged]"
 )

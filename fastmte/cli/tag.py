@@ -38,12 +38,10 @@ from fastmte.cli import _process, options
     default="repeat",
     help="Songs shorter than a crop: repeat them to fill it, or give them no scores.",
 )
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads of the model  [default: one a core]"
-)
+@options.threads
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=options.FiniteRange(0, 86400, min_open=True),
     default=60.0,
     help="Seconds a song may take to decode.",
 )

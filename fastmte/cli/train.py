@@ -42,11 +42,14 @@ from fastmte.cli._process import (
 @click.option("--force", is_flag=True, help="Replace the run in --out.")
 @click.option("--frames", type=click.IntRange(1), default=1366, help="Width of the crops.")
 @click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-4, help="Adam's."
+    "--learning-rate", type=options.FiniteRange(0, min_open=True), default=1e-4, help="Adam's."
 )
 @options.mel_preset
 @click.option(
-    "--members", type=options.MemberCount(), default=4, help="Members; auto: the elbow of k-means."
+    "--members",
+    type=options.MemberCount(),
+    default=4,
+    help="Members; auto: the elbow of k-means; not for single, moodtheme or a file.",
 )
 @click.option(
     "--out",
@@ -75,7 +78,7 @@ from fastmte.cli._process import (
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Mels made by fastmte prepare  [default: made here]",
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads  [default: one a core]")
+@options.threads
 @options.workers
 @click.pass_context
 def train(ctx: click.Context, **given: Any) -> None:

@@ -210,7 +210,8 @@ class _Trainer:
         if not math.isfinite(seen.train_loss):
             raise InputError(
                 f"member {member.member}: its training loss is {seen.train_loss} in epoch "
-                f"{self.epoch}; lower the learning rate, {member.rate:g} now"
+                f"{self.epoch}; lower the learning rate, {member.rate:g} now, and train again "
+                "with --force"
             )
         rate = member.rate
         member.rate = member.plateau.rate_after(seen.loss, rate)
