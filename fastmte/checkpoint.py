@@ -18,6 +18,7 @@ from torch import Tensor
 from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.files import atomic_write
+from fastmte.mel import MelConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
@@ -52,7 +53,8 @@ class Checkpoint:
         if len(set(self.tags)) != len(self.tags):
             twice = next(tag for tag in self.tags if self.tags.count(tag) > 1)
             raise ValueError(f"tags must be different, got {twice!r} twice")
-        self.ensemble.backbone.check((1, 96, self.frames))
+        bands = MelConfig.from_dict(dict(self.mel)).bands
+        self.ensemble.backbone.check((1, bands, self.frames))
         if self.thresholds is None:
             return
         if self.thresholds.shape != (len(self.tags),):
@@ -201,7 +203,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: there is no {CONFIG}, so this is no model folder")
     try:
         config = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(config, dict) or config.get("model_type") != "fastmte":
         raise InputError(f"{path}: this is not the configuration of a fastmte model")

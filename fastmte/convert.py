@@ -1,11 +1,11 @@
 """Published .pth weights as checkpoints."""
 
 import hashlib
-import math
 import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastmte.checkpoint import Checkpoint, ensemble_from, save
+from fastmte.checkpoint import CONFIG, WEIGHTS, Checkpoint, ensemble_from, save
 from fastmte.crop import FRAMES
+from fastmte.data.shards import check_tags, check_way
+from fastmte.data.task_files import check_regular, read_lines
 from fastmte.errors import InputError
 from fastmte.labels import MOOD_THEME_TAGS, strip_prefix
 from fastmte.mel import MelConfig
@@ -28,6 +30,7 @@ def convert_pth(
     folder: str | Path,
     tags: Sequence[str] | None = None,
     thresholds: np.ndarray | None = None,
+    force: bool = False,
 ) -> Checkpoint:
     """Write a checkpoint of the weights in a .pth file, and return it.
 
@@ -41,12 +44,15 @@ def convert_pth(
         folder: checkpoint folder to write.
         tags: (L,) the labels' texts; the task's 56 mood and theme tags by default.
         thresholds: (L,) float64, above which a song has the tag.
+        force: write into a folder that has files; a model in it is replaced, others stay.
 
     Raises:
-        InputError: not plain weights, an unknown layout, or another number of tags.
+        InputError: not plain weights, an unknown layout, another number of tags, a tag that
+            tagged songs have no room for, or a folder that is not free.
         OSError: a file cannot be read or written.
     """
     path = Path(path)
+    _check_free(Path(folder), force)
     raw = _read_state(path)
     backbone, head = _recognise(path, raw)
     state, dropped = _renamed(raw, head, drop_dead=backbone.endswith("-uibk"))
@@ -61,6 +67,7 @@ def convert_pth(
     tags = MOOD_THEME_TAGS if tags is None else tuple(tags)
     if len(tags) != n_labels:
         raise InputError(f"{path}: scores {n_labels} labels, but there are {len(tags)} tags")
+    check_tags(tags)
     try:
         ensemble = ensemble_from(backbone, [0] * n_labels, state)
     except InputError as error:
@@ -76,8 +83,20 @@ def convert_pth(
     return checkpoint
 
 
+def _check_free(folder: Path, force: bool) -> None:
+    check_way(folder)
+    if force or not folder.is_dir() or not any(folder.iterdir()):
+        return
+    has_model = any((folder / name).exists() for name in (CONFIG, WEIGHTS))
+    what = "has a model already" if has_model else "is not empty"
+    raise InputError(f"{folder}: {what}; convert into another folder, or add --force")
+
+
 def _read_state(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .pth file by name."""
+    check_regular(path)
+    if not path.stat().st_size:
+        raise InputError(f"{path}: empty")
     try:
         with warnings.catch_warnings(action="ignore"):  # of odd pickles, refused in a line below
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -85,6 +104,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError,
         LookupError, AttributeError, AssertionError, OverflowError, MemoryError, struct.error,
     ) as error:  # fmt: skip  # what a damaged or foreign pickle raises
+        if not (isinstance(error, pickle.UnpicklingError) and _may_be_pickle(path)):
+            raise InputError(
+                f"{path}: damaged or cut off, or no file of torch.save; nothing in it was run"
+            ) from error
         raise InputError(
             f"{path}: not a file of plain weights, so nothing in it was run; "
             "it must be made with torch.save(model.state_dict(), FILE)"
@@ -95,6 +118,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(map(_is_plain, state.values())):
         raise InputError(f"{path}: must hold a dict of tensors by name, a model's state_dict()")
     return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def _may_be_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _is_plain(value: object) -> bool:
@@ -136,7 +164,7 @@ def read_tags(path: str | Path) -> tuple[str, ...]:
         InputError: no tag, or one twice; names the line.
     """
     tags: list[str] = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         tag = strip_prefix(line.strip())
         if tag in tags:
             raise InputError(f"{path}:{number}: tag {tag!r} is there twice")
@@ -145,42 +173,3 @@ def read_tags(path: str | Path) -> tuple[str, ...]:
     if not tags:
         raise InputError(f"{path}: there is no tag in it; write one a line")
     return tuple(tags)
-
-
-def read_thresholds(path: str | Path, tags: Sequence[str]) -> np.ndarray:
-    """Return (L,) float64 thresholds in the order of ``tags``.
-
-    The file has a line a tag, in any order: the tag, a tab, its threshold.
-
-    Raises:
-        InputError: a line that is no such pair, or a tag unknown, twice or missing.
-    """
-    found: dict[str, float] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        name, _, text = line.partition("\t")
-        tag, value = strip_prefix(name.strip()), _number(text)
-        if not math.isfinite(value):
-            raise InputError(f"{path}:{number}: must be a tag, a tab and a number, got {line!r}")
-        if tag not in tags or tag in found:
-            reason = "is there twice" if tag in found else "is none of the model's tags"
-            raise InputError(f"{path}:{number}: {tag!r} {reason}")
-        found[tag] = value
-    if missing := [tag for tag in tags if tag not in found]:
-        raise InputError(f"{path}: no threshold for {missing[0]!r} ({len(missing)} missing)")
-    return np.array([found[tag] for tag in tags])
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _lines(path: str | Path) -> list[str]:
-    try:
-        return Path(path).read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 text file") from error

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from fastmte.checkpoint import Checkpoint, fingerprint, load, save
-from fastmte.convert import convert_pth, read_tags, read_thresholds
+from fastmte.convert import convert_pth, read_tags
+from fastmte.data.task_files import read_thresholds
 from fastmte.ensemble import FusedEnsemble, fuse
 from fastmte.errors import InputError
 from fastmte.labels import MOOD_THEME_TAGS
@@ -175,7 +176,7 @@ def test_the_folder_is_named_where_it_cannot_be_made(tmp_path, monkeypatch):
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(fields, text):
-    whole = {"tags": TAGS, "mel": {}, "frames": 1366} | fields
+    whole = {"tags": TAGS, "mel": {"preset": "mtg2019"}, "frames": 1366} | fields
     with pytest.raises(ValueError, match=text):
         Checkpoint(FusedEnsemble("vgg", LABELS), **whole)
 
@@ -217,6 +218,8 @@ def test_a_missing_folder_or_file_is_named(folder, tmp_path):
         ({"member_of_label": [0.0, 1, 2, 0]}, "member_of_label must be a list of integers"),
         ({"member_of_label": [True, 0, 0, 0]}, "member_of_label must be a list of integers"),
         ({"mel": None}, "mel must be an object, got None"),
+        ({"mel": {"preset": "x", "bands": 40}}, "vgg: mels must be (B, 96, F), got (1, 40, 1366)"),
+        ({"mel": {"preset": "x", "hop": "far"}}, "hop must be a positive integer, got 'far'"),
         ({"frames": 1366.0}, "frames must be an integer, got 1366.0"),
         ({"frames": 30}, "1280 to 2559 frames, got 30"),
         ({"thresholds": [0.1]}, "1 thresholds for 4 tags"),
@@ -231,7 +234,7 @@ def test_a_wrong_config_says_what_is_wrong(folder, fields, text):
     assert "config.json: " in line and text in line
 
 
-@pytest.mark.parametrize("text", ["", "{", "\x00", "[]", "null", "\udce9"])
+@pytest.mark.parametrize("text", ["", "{", "\x00", "[]", "null", "\udce9", "[" * 100_000])
 def test_a_config_that_is_no_json_object_is_refused(folder, text):
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert "config.json: " in refused(folder)
@@ -385,10 +388,22 @@ def test_a_whole_pickled_module_is_refused(tmp_path):
     assert "torch.save(model.state_dict(), FILE)" in line
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"\x80", b"PK\x03\x04", b"\x00" * 100])
+@pytest.mark.parametrize("data", [b"hello", b"\x80", b"PK\x03\x04", b"\x00" * 100])
 def test_a_foreign_file_is_refused(tmp_path, data):
-    (tmp_path / "file.pth").write_bytes(data)
-    assert "not a file of plain weights" in refused_pth(tmp_path / "file.pth", tmp_path / "model")
+    path = tmp_path / "file.pth"
+    path.write_bytes(data)
+    text = "damaged or cut off, or no file of torch.save"
+    assert text in refused_pth(path, tmp_path / "model")
+    torch.save({"a": torch.ones(300)}, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert text in refused_pth(path, tmp_path / "model")
+    path.write_bytes(b"")
+    assert refused_pth(path, tmp_path / "model") == f"{path}: empty"
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a regular file" in refused_pth(tmp_path / "pipe", tmp_path / "model")
 
 
 def test_no_damaged_pth_ends_in_a_traceback(tmp_path, rng):
@@ -442,12 +457,14 @@ def test_other_numbers_of_labels_need_tags(tmp_path):
     assert "scores 3 labels" in refused_pth(path, tmp_path / "model")
     line = refused_pth(path, tmp_path / "model", tags=["a", "b"])
     assert "scores 3 labels, but there are 2 tags" in line
+    with pytest.raises(InputError, match="'status' is the name of another column"):
+        convert_pth(path, tmp_path / "model", ["a", "status", "c"])
     assert convert_pth(path, tmp_path / "model", ["a", "b", "c"]).tags == ("a", "b", "c")
 
 
 def test_tags_are_read_without_their_prefix(tmp_path):
     path = tmp_path / "tags.txt"
-    path.write_text("mood/theme---calm\n\n fun \n", "utf-8")
+    path.write_text("mood/theme---calm\n\n fun \n", "utf-8-sig")
     assert read_tags(path) == ("calm", "fun")
     for text, error in [("a\nb\na\n", r"tags\.txt:3: tag 'a' is there twice"), ("\n", "no tag")]:
         path.write_text(text)
@@ -463,21 +480,5 @@ def test_thresholds_are_read_in_the_order_of_the_tags(shared, tmp_path):
     levels = read_thresholds(published, MOOD_THEME_TAGS)
     assert levels.shape == (56,) and levels[0] == 0.09184513986110687
     path = tmp_path / "t.txt"
-    path.write_text("b\t0.5\n\nmood/theme---a\t-1e-3\n")
+    path.write_text("b\t0.5\n\nmood/theme---a\t-1e-3\n", "utf-8-sig")
     assert read_thresholds(path, ["a", "b"]).tolist() == [-1e-3, 0.5]
-
-
-@pytest.mark.parametrize(
-    "text, error",
-    [
-        ("a\t1\nb 2\n", r"t\.txt:2: must be a tag, a tab and a number, got 'b 2'"),
-        ("a\tnan\n", r"t\.txt:1: must be a tag, a tab and a number"),
-        ("a\t1\nc\t2\n", r"t\.txt:2: 'c' is none of the model's tags"),
-        ("a\t1\na\t2\n", r"t\.txt:2: 'a' is there twice"),
-        ("a\t1\n", r"no threshold for 'b' \(1 missing\)"),
-    ],
-)
-def test_a_bad_thresholds_file_names_its_line(tmp_path, text, error):
-    (tmp_path / "t.txt").write_text(text)
-    with pytest.raises(InputError, match=error):
-        read_thresholds(tmp_path / "t.txt", ["a", "b"])

@@ -1,6 +1,7 @@
 """``fastmte evaluate`` as a user types it."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -20,6 +21,9 @@ PUBLISHED = (
 )
 TRUTH = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], bool)
 SCORES = np.array([[0.9, 0.1], [0.4, 0.8], [0.6, 0.3], [0.1, 0.7]])
+HUGE = b"\x93NUMPY\x01\x00v\x00" + (
+    b"{'descr': '<f8', 'fortran_order': False, 'shape': (100000000, 100000000)}".ljust(117) + b"\n"
+)
 THRESHOLDS = "0\t0.5\n1\t0.5\n"
 
 
@@ -130,16 +134,31 @@ def test_tag_that_tells_nothing_is_a_warning_and_no_nan(files):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("predictions", SCORES[:3], "truth must have the scores' shape (3, 2), got (4, 2)"),
-        ("predictions", SCORES[:, :1], "truth must have the scores' shape (4, 1), got (4, 2)"),
+        (
+            "predictions",
+            SCORES[:3],
+            "groundtruth.npy: must have the scores' shape (3, 2), got (4, 2)",
+        ),
+        (
+            "predictions",
+            SCORES[:, :1],
+            "groundtruth.npy: must have the scores' shape (4, 1), got (4, 2)",
+        ),
         ("predictions", SCORES[0], "scores must be numbers of shape (songs, tags)"),
         ("predictions", np.float64(3), "scores must be numbers of shape (songs, tags)"),
-        ("predictions", np.full((4, 2), np.nan), "got nan at row 0, column 0"),
-        ("decisions", SCORES, "decisions must be bool, got float64"),
-        ("groundtruth", SCORES, "truth must be bool, got float64"),
+        (
+            "predictions",
+            np.full((4, 2), np.nan),
+            "predictions.npy: scores must be finite, got nan at row 0, column 0",
+        ),
+        ("decisions", SCORES, "decisions.npy: must be bool, got float64; save it as astype(bool)"),
+        ("groundtruth", SCORES, "groundtruth.npy: must be bool, got float64; save it as"),
         ("predictions", np.array([{}], object), "no plain .npy array (Object arrays"),
-        ("predictions", pickle.dumps([1]), "no plain .npy array"),
-        ("predictions", b"", "no plain .npy array"),
+        ("predictions", pickle.dumps([1]), "predictions.npy: not a NumPy array file"),
+        ("predictions", b"0.1,0.2", "predictions.npy: not a NumPy array file"),
+        ("predictions", b"PK\x03\x04", "no plain .npy array"),
+        ("predictions", b"", "predictions.npy: not a NumPy array file"),
+        ("predictions", HUGE, "predictions.npy: its header asks for more memory than there is"),
         ("groundtruth", b"\x93NUMPY\x01", "no plain .npy array"),
     ],
 )
@@ -155,6 +174,15 @@ def test_bad_array(files, name, content, message):
     assert message in result.stderr
 
 
+def test_pipe_is_refused_before_it_is_opened(files):
+    os.mkfifo(files / "pipe")
+    result = run(files / "pipe", "--truth", files / "groundtruth.npy")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {files / 'pipe'}: not a regular file\n",
+    )
+
+
 def test_archive_is_no_array(files):
     np.savez(files / "predictions.npz", SCORES)
     result = run(files / "predictions.npz", "--truth", files / "groundtruth.npy")
@@ -164,11 +192,15 @@ def test_archive_is_no_array(files):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0\t0.5\n", "has no threshold for 1"),
-        ("0\t0.5\n1 0.5\n", "thresholds.txt:2: must be a tag, a tab and a number, got '1 0.5'"),
-        ("0\tnan\n", "thresholds.txt:1: must be a tag, a tab and a number"),
+        ("0\t0.5\n", "has no threshold for '1' (1 missing)"),
+        (
+            "0\t0.5\n1 0.5\n",
+            "thresholds.txt:2: must be a tag, a tab and a finite number, got '1 0.5'",
+        ),
+        ("0\tnan\n", "thresholds.txt:1: must be a tag, a tab and a finite number"),
+        ("0\tinf\n", "thresholds.txt:1: must be a tag, a tab and a finite number"),
         ("0\t0.5\n\n7\t0.5\n", "thresholds.txt:3: '7' is none of the 2 tags"),
-        ("0\t0.5\n0\t0.5\n", "thresholds.txt:2: 0 has a threshold already"),
+        ("0\t0.5\n0\t0.5\n", "thresholds.txt:2: '0' has a threshold already"),
     ],
 )
 def test_bad_thresholds(files, text, message):

@@ -103,7 +103,7 @@ def one_line(result):
 def test_what_cannot_be_converted_is_one_line_and_leaves_nothing(weights, tmp_path):
     bad = tmp_path / "bad.pth"
     bad.write_bytes(b"no weights")
-    assert "not a file of plain weights" in one_line(run("convert", bad, "-o", tmp_path / "m"))
+    assert "no file of torch.save" in one_line(run("convert", bad, "-o", tmp_path / "m"))
     assert "--tags FILE" in one_line(run("convert", weights, "-o", tmp_path / "m"))
     levels = ["--thresholds", weights.parent / "thresholds.txt"]
     line = one_line(run("convert", weights, "-o", tmp_path / "m", *levels))
@@ -115,7 +115,16 @@ def test_a_folder_that_cannot_be_written_is_one_line(weights, tmp_path):
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "model"
     tags = ["--tags", weights.parent / "tags.txt"]
-    assert "file: File exists" in one_line(run("convert", weights, "-o", output, *tags))
+    assert "file: a file is in the way" in one_line(run("convert", weights, "-o", output, *tags))
+
+
+def test_a_folder_that_is_not_empty_needs_force(weights, tmp_path):
+    arguments = ("convert", weights, "-o", tmp_path, "--tags", weights.parent / "tags.txt")
+    (tmp_path / "mine.txt").write_text("")
+    assert "is not empty; convert into another folder, or add --force" in one_line(run(*arguments))
+    assert run(*arguments, "--force").exit_code == 0
+    assert "has a model already" in one_line(run(*arguments))
+    assert (tmp_path / "mine.txt").is_file() and len(load(tmp_path).tags) == 3
 
 
 def test_show_of_no_model_is_one_line(tmp_path):

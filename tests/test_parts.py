@@ -267,8 +267,15 @@ def test_shard_size_of_a_folder_stays(whole: Path) -> None:
 def test_tag_that_is_the_name_of_a_column(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match="'path' is the name of another column"),
-        opened(tmp_path, tags=("calm", "path")),
+        opened(tmp_path / "out", tags=("calm", "path")),
     ):
+        pass
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: a file is in the way"), opened(tmp_path / "file/x"):
         pass
 
 

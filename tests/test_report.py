@@ -370,7 +370,7 @@ def test_songs_without_scores_and_without_failures(run: Path, tagged: Path) -> N
         ("metrics.jsonl", "no\n", "not JSON lines"),
         ("run.json", "{}", "not of the format"),
         ("partition.json", "[]", "partition.json"),
-        ("predictions.npy", "no", "no plain .npy array"),
+        ("predictions.npy", "no", "predictions.npy: not a NumPy array file"),
     ],
 )
 def test_damaged_pieces_are_named(run: Path, name: str, text: str, message: str) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,12 @@ def evaluate(
     scores, has_tags = read_array(predictions), read_truth(truth, tags)
     tags = tags or _names(scores.shape[-1] if scores.ndim else 0)
     decided = None if decisions is None else read_array(decisions)
+    for path, array in ((truth, has_tags), (decisions, decided)):
+        if array is not None and array.dtype != bool:
+            raise InputError(f"{path}: must be bool, got {array.dtype}; save it as astype(bool)")
+    with _naming({"scores": predictions, "truth": truth, "decisions": decisions}):
+        scores, has_tags, decided = metrics.check_scores(scores, has_tags, decided)
     if thresholds is not None:
-        scores, has_tags, _ = metrics.check_scores(scores, has_tags)
         decided = metrics.decide(scores, read_thresholds(thresholds, tags))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -72,6 +78,17 @@ def evaluate(
         click.echo(f"{name:<20}\t{value:.6f}")
     if rows is not None:
         click.echo("\n" + _table(rows))
+
+
+@contextmanager
+def _naming(files: dict[str, Path | None]) -> Iterator[None]:
+    """Put before an error, which begins with the name of an array, the file it is from."""
+    try:
+        yield
+    except InputError as error:
+        name, _, rest = str(error).partition(" ")
+        text = str(error) if name == "scores" else rest
+        raise InputError(f"{files[name]}: {text}") from error
 
 
 def _of_run(

@@ -69,21 +69,25 @@ def show(folder: Path, as_json: bool) -> None:
     required=True,
     help="Model folder to write.",
 )
+@click.option("--force", is_flag=True, help="Write into a folder that has files already.")
 @click.option("--tags", type=_FILE, help="The labels' tags, one a line  [default: the task's 56]")
 @click.option("--thresholds", type=_FILE, help="A tag, a tab and its threshold on each line.")
-def convert(file: Path, output: Path, tags: Path | None, thresholds: Path | None) -> None:
+def convert(
+    file: Path, output: Path, force: bool, tags: Path | None, thresholds: Path | None
+) -> None:
     """Convert published weights to a model folder.
 
     Knows MTG-Jamendo's baseline (best_model.pth), which is also the paper's VGG, the
     paper's ResNet-18 and -34, and torchvision's with one input channel. Nothing in
     the file is run: it must hold plain tensors.
     """
-    from fastmte.convert import convert_pth, read_tags, read_thresholds
+    from fastmte.convert import convert_pth, read_tags
+    from fastmte.data.task_files import read_thresholds
     from fastmte.labels import MOOD_THEME_TAGS
 
     names = read_tags(tags) if tags else None
     levels = read_thresholds(thresholds, names or MOOD_THEME_TAGS) if thresholds else None
-    checkpoint = convert_pth(file, output, names, levels)
+    checkpoint = convert_pth(file, output, names, levels, force)
     name, n_tags = checkpoint.ensemble.backbone_name, len(checkpoint.tags)
     click.echo(f"{click.format_filename(output)}: {name} with {n_tags} tags", err=True)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fastmte.data.jamendo import Songs, artist_leaks, read_split
+from fastmte.data.task_files import read_lines
 from fastmte.errors import InputError
 from fastmte.labels import MOOD_THEME_TAGS, strip_prefix
 
@@ -137,7 +138,7 @@ def _known_tags(folder: Path) -> tuple[str, ...]:
     for name in _TAG_LISTS:
         path = folder / name
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_lines(path)
             tags = [strip_prefix(line.strip()) for line in lines if line.strip()]
             if not tags or len(set(tags)) < len(tags):
                 raise InputError(f"{path}: must list distinct tags, one a line")

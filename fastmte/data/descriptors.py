@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fastmte.data.jamendo import Songs
+from fastmte.data.task_files import load_numpy
 from fastmte.errors import InputError
 from fastmte.features import ACOUSTICBRAINZ_KEYS, MEL_DESCRIPTORS, read_acousticbrainz
 from fastmte.files import atomic_write
@@ -80,10 +81,13 @@ class Descriptors:
             InputError: the file is of another form.
             OSError: the file cannot be read.
         """
+        loaded = load_numpy(path)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with loaded as arrays:
                 ids, names = arrays["ids"].tolist(), arrays["names"].tolist()
                 features, source = arrays["features"], str(arrays["source"])
+        except MemoryError as e:
+            raise InputError(f"{path}: asks for more memory than there is") from e
         except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as e:
             raise InputError(f"{path}: no file of `fastmte features` ({e})") from e
         if features.shape != (len(ids), len(names)) or features.dtype.kind not in "fiu":

@@ -164,10 +164,13 @@ def open_store(
         force: remove what was made with something else, and start anew.
 
     Raises:
-        InputError: another run writes here, or the folder was made with something else.
+        InputError: another run writes here, the folder was made with something else, a tag
+            is named as another column, or a file is in the way.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
+    check_tags(tags)
+    check_way(folder / "parts")
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     manifest = {
         "format": "fastmte tagged songs",
@@ -179,7 +182,6 @@ def open_store(
         "tags": list(tags),
         "thresholds": None if thresholds is None else [float(value) for value in thresholds],
     }
-    _check_tags(tags)
     with locked(folder):
         for left_over in (folder / "parts").glob(".*.tmp"):  # of a run that was killed
             left_over.unlink()
@@ -194,7 +196,25 @@ def open_store(
         yield TagStore(folder, manifest)
 
 
-def _check_tags(tags: Sequence[str]) -> None:
+def check_way(folder: Path) -> None:
+    """Refuse a folder that cannot be there, as a file has its name or a parent's.
+
+    Raises:
+        InputError: names the file.
+    """
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise InputError(
+            f"{there}: a file is in the way of the folder; move it, or write elsewhere"
+        )
+
+
+def check_tags(tags: Sequence[str]) -> None:
+    """Refuse a tag that is named as another column of tagged songs.
+
+    Raises:
+        InputError: names the first one.
+    """
     reserved = {name for name, _ in COLUMNS}
     for tag in tags:
         if tag in reserved:

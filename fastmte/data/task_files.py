@@ -1,8 +1,10 @@
 """The task's files: arrays of scores, truth and decisions, and thresholds."""
 
 import math
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,18 +13,43 @@ from fastmte.errors import InputError
 from fastmte.labels import MOOD_THEME_TAGS, strip_prefix
 
 
+def check_regular(path: str | Path) -> None:
+    """Refuse what is there but is no file of bytes: a folder, a pipe, a device.
+
+    Raises:
+        InputError: it is none; a pipe would be waited for without end.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{path}: not a regular file")
+
+
+def load_numpy(path: str | Path) -> Any:
+    """Return what ``np.load`` gives for a .npy or .npz file; pickled objects are never read.
+
+    Raises:
+        InputError: the file is neither, is cut off, or needs more memory than there is.
+        OSError: the file cannot be read.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+            raise InputError(f"{path}: not a NumPy array file")
+    try:
+        return np.load(path, allow_pickle=False)
+    except MemoryError as error:
+        raise InputError(f"{path}: its header asks for more memory than there is") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: no plain .npy array ({error})") from error
+
+
 def read_array(path: str | Path) -> np.ndarray:
     """Return the array in a .npy file of numbers or truth values.
 
     Raises:
-        InputError: the file is no .npy, is cut off, or holds pickled objects, which are
-            never read.
+        InputError: as ``load_numpy``, or the file is an archive.
         OSError: the file cannot be read.
     """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: no plain .npy array ({error})") from error
+    array = load_numpy(path)
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: must be one array (.npy), got an archive of several")
     return array
@@ -52,28 +79,45 @@ def read_thresholds(path: str | Path, tags: Sequence[str]) -> np.ndarray:
         tags: the labels, in the order wanted.
 
     Raises:
-        InputError: a line is of another form, or a tag is missing, unknown or repeated.
+        InputError: a line is of another form, a number is not finite, or a tag is missing,
+            unknown or repeated.
         OSError: the file cannot be read.
     """
     found: dict[str, float] = {}
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
-        tag, _, value = line.rstrip("\r").partition("\t")
-        tag = strip_prefix(tag.strip())
-        try:
-            threshold = float(value)
-        except ValueError:
-            threshold = math.nan
-        if math.isnan(threshold):
-            raise InputError(f"{path}:{number}: must be a tag, a tab and a number, got {line!r}")
+        tag, _, value = line.partition("\t")
+        tag, threshold = strip_prefix(tag.strip()), _number(value)
+        if not math.isfinite(threshold):
+            raise InputError(
+                f"{path}:{number}: must be a tag, a tab and a finite number, got {line!r}"
+            )
         if tag not in tags:
             raise InputError(f"{path}:{number}: {tag!r} is none of the {len(tags)} tags")
         if tag in found:
-            raise InputError(f"{path}:{number}: {tag} has a threshold already")
+            raise InputError(f"{path}:{number}: {tag!r} has a threshold already")
         found[tag] = threshold
-    missing = [tag for tag in tags if tag not in found]
-    if missing:
-        raise InputError(f"{path}: has no threshold for {', '.join(missing)}")
+    if missing := [tag for tag in tags if tag not in found]:
+        raise InputError(f"{path}: has no threshold for {missing[0]!r} ({len(missing)} missing)")
     return np.array([found[tag] for tag in tags])
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Return the lines of a UTF-8 text file, without a byte order mark.
+
+    Raises:
+        InputError: the file is no such text.
+        OSError: the file cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a UTF-8 text file") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
