@@ -164,6 +164,8 @@ def test_tables_of_centroids(tmp_path, rng):
         ("tag,x\n", "has no line of a tag and its numbers"),
         ("calm,1,2\ndark,1\n", "space.csv:2: must be a tag and 2 finite numbers"),
         ("calm,1,2\ndark,1,nan\n", "space.csv:2: must be a tag and 2 finite numbers"),
+        ("calm,x.6,1\ndark,1,2\n", "space.csv:1: must be a tag and 2 finite numbers, got 'x.6'"),
+        ("calm,nan,x\ndark,1,2\n", "space.csv:1: must be a tag and 2 finite numbers, got 'nan'"),
         ("calm,1\ncalm,2\n", "space.csv:2: calm is in it already"),
     ],
 )
@@ -180,6 +182,7 @@ def test_bad_table_of_centroids(tmp_path, text, message):
     [
         ((), 2, "Missing option '--method'"),
         (("--method", "dkmeasn"), 2, "must be one of dkmeans, dkmeans-published"),
+        (("--method", "."), 2, "must be one of dkmeans, dkmeans-published"),
         (("--method", "linear", "-k", "0"), 2, "must be a number of 1 or more, or auto"),
         (("--method", "linear", "-k", "four"), 2, "must be a number of 1 or more, or auto"),
         (("--method", "linear", "-k", "57"), 1, "must be in [1, 56]"),
@@ -212,3 +215,10 @@ def test_table_that_is_no_text(tmp_path):
 def test_folder_that_is_not_there(tmp_path):
     result = run("--method", "linear", "-o", tmp_path / "no/p.json")
     assert result.exit_code == 1 and "No such file or directory" in result.stderr
+
+
+def test_features_that_are_no_numpy_file(collection, tmp_path):
+    (tmp_path / "f.npz").write_text("no numbers\n")
+    result = run("--method", "kmeans", "--data", collection, "--features", tmp_path / "f.npz")
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path / 'f.npz'}: not a NumPy array file\n"

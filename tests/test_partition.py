@@ -238,11 +238,12 @@ def test_list_of_lists_written_by_hand(tmp_path):
         ('{"a": 1}', "no partition: must be a list of lists of tags"),
         ('["a", "b"]', "no partition: must be a list of lists"),
         ("[[1, 2]]", "no partition: must be a list of lists"),
+        ("[" * 100_000, r"p\.json: no JSON"),
         ("[]", "every part must have a tag"),
         ('[["a", "b", "c"], []]', r"every part must have a tag, got \[3, 0\]"),
         ('[["a"], ["b"]]', r"no partition of the 3 labels \(missing: c\)"),
         ('[["a", "c"], ["b", "c"]]', r"\(more than once: c\)"),
-        ('[["a", "d"], ["b", "b"]]', r"\(missing: c; more than once: b; unknown: d\)"),
+        ('[["a", "d"], ["b", "b"]]', r"\(unknown: d; more than once: b; missing: c\)"),
         (
             '{"format": "fastmte-partition-9"}',
             "must be fastmte-partition-1, got fastmte-partition-9",
@@ -264,6 +265,16 @@ def test_file_that_is_no_partition(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         Partition.load(path, ["a", "b", "c"])
+
+
+def test_of_many_missing_tags_the_first_five_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"\(missing: b, c, d, e, f and 4 more\)"):
+        Partition.of_parts([["a"]], LETTERS)
+
+
+def test_file_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "p.json").write_text('[["a"], ["b"]]', encoding="utf-8-sig")
+    assert Partition.load(tmp_path / "p.json").tags == ("a", "b")
 
 
 @pytest.mark.parametrize(

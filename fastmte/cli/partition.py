@@ -105,7 +105,7 @@ def _check_method(method: str) -> None:
     """Refuse a method that is neither known nor a file."""
     from fastmte.partition import METHODS
 
-    if method not in METHODS and not Path(method).exists():
+    if method not in METHODS and not Path(method).is_file():
         raise click.BadParameter(
             f"must be one of {', '.join(METHODS)} or a file, got {method!r}",
             param_hint="--method",

@@ -1,7 +1,6 @@
 """The label space of a collection, or from a table."""
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -141,28 +140,34 @@ def _read_table(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
             lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: no table of text ({error})") from error
-    if lines and _numbers(lines[0][1]) is None:
+    if lines and all(_number(text) is None for text in lines[0][1][1:]):
         lines = lines[1:]  # the header
     tags: list[str] = []
     rows: list[list[float]] = []
     for number, row in lines:
-        numbers, tag = _numbers(row), strip_prefix(row[0].strip())
-        if numbers is None or (rows and len(numbers) != len(rows[0])):
-            width = len(rows[0]) if rows else "some"
-            raise InputError(f"{path}:{number}: must be a tag and {width} finite numbers")
+        numbers, tag = [_number(text) for text in row[1:]], strip_prefix(row[0].strip())
+        width = len(rows[0]) if rows else len(numbers) or "some"
+        for text, value in zip(row[1:], numbers, strict=True):
+            if value is None or not np.isfinite(value):
+                raise InputError(
+                    f"{path}:{number}: must be a tag and {width} finite numbers, got {text!r}"
+                )
+        if len(numbers) != width:
+            raise InputError(
+                f"{path}:{number}: must be a tag and {width} finite numbers, got {len(numbers)}"
+            )
         if tag in tags:
             raise InputError(f"{path}:{number}: {tag} is in it already")
         tags.append(tag)
-        rows.append(numbers)
+        rows.append([value for value in numbers if value is not None])
     if not rows:
         raise InputError(f"{path}: has no line of a tag and its numbers")
     return tuple(tags), np.array(rows)
 
 
-def _numbers(row: Sequence[str]) -> list[float] | None:
-    """Return the numbers behind the tag, or None where there are none or some are none."""
+def _number(text: str) -> float | None:
+    """Return the number in a cell, NaN and infinities too, or None where there is none."""
     try:
-        numbers = [float(text) for text in row[1:]]
+        return float(text)
     except ValueError:
         return None
-    return numbers if numbers and np.isfinite(numbers).all() else None

@@ -168,8 +168,8 @@ class Partition:
             OSError: the file cannot be read.
         """
         try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
+            value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: no JSON, so no partition ({error})") from error
         return cls.from_json(value, tags, str(path))
 
@@ -218,13 +218,18 @@ def _check_parts(parts: Sequence[Sequence[str]], tags: Sequence[str], source: st
     given = [tag for part in parts for tag in part]
     missing = [tag for tag in tags if tag not in set(given)]
     faults = {
-        "missing": missing,
-        "more than once": _repeated(given),
         "unknown": sorted(set(given) - set(tags)),
+        "more than once": _repeated(given),
+        "missing": missing,
     }
     if any(faults.values()):
-        text = "; ".join(f"{name}: {', '.join(found)}" for name, found in faults.items() if found)
+        text = "; ".join(f"{name}: {_first_few(found)}" for name, found in faults.items() if found)
         raise InputError(f"{source}: no partition of the {len(tags)} labels ({text})")
+
+
+def _first_few(names: Sequence[str]) -> str:
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
 
 
 def _repeated(items: Iterable[str]) -> list[str]:
