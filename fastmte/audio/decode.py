@@ -55,6 +55,7 @@ class AudioFile:
         channels: in the file.
         n_samples: a channel, as far as they can be decoded.
         warnings: what is odd about the file, in words.
+        is_cut: more than a second of what it promises is missing, or its end is.
     """
 
     def __init__(self, path: str | bytes | Path, descriptor: int) -> None:
@@ -65,6 +66,7 @@ class AudioFile:
         """
         self.path = path
         self.warnings: list[str] = []
+        self.is_cut = False
         self._descriptor = descriptor
         self._is_spoilt = False
         self._n_unseekable = 0  # libvorbis lands some samples off in the last page of a song
@@ -157,11 +159,13 @@ class AudioFile:
                 share = 100 * there / promised
                 text = f"truncated: {share:.0f} % of the samples its header promises are there"
                 self.warnings.append(text)
+                self.is_cut = True
         if self._file.format == "OGG":
             ending = ogg.ending(self._descriptor)
             self._n_unseekable = ending.n_samples
             if not ending.is_whole:
                 self.warnings.append("truncated: its Ogg stream has no end")
+                self.is_cut = True
 
     def _check_header(self) -> None:
         if not MIN_RATE <= self.sample_rate <= MAX_RATE:
@@ -189,6 +193,8 @@ class AudioFile:
             promised, there = claimed / self.sample_rate, counted / self.sample_rate
             text = f"truncated or damaged: {there:.1f} s of {promised:.1f} s can be decoded"
             self.warnings.append(text)
+            # Some whole songs promise a little more than they have.
+            self.is_cut |= promised - there > 1.0
 
     def _blocks(self, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
         """Yield (n, channels) float32 of samples [start, stop), as far as they decode."""

@@ -102,7 +102,7 @@ def _load(file: AudioFile, config: MelConfig, frames: int) -> SongMel | None:
         duration_s=file.n_samples / file.sample_rate,
         sample_rate=file.sample_rate,
         channels=file.channels,
-        status=_status(bool(file.warnings), is_silent, is_short),
+        status=_status(file.is_cut, is_silent, is_short),
         warnings=tuple(warnings),
     )
 
