@@ -4,15 +4,15 @@ import json
 import os
 import time
 from pathlib import Path
-from types import TracebackType
 
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from rich.table import Table
 
 from fastmte.audio.decode import display_name
+from fastmte.cli._progress import Bar
 from fastmte.data.parts import FAILURES, Row, Tagged
 from fastmte.data.tables import hint, top_tags
 from fastmte.predict import Progress as State
@@ -22,37 +22,14 @@ _PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 _MOST_ROWS = 10
 
 
-class Listener:
+class Listener(Bar):
     """Progress, and one line on stderr for every song that is not simply tagged."""
 
     def __init__(self, is_quiet: bool) -> None:
+        failed = TextColumn("{task.fields[failed]}")
+        super().__init__("Tagging", failed, is_quiet=is_quiet, failed="")
         self._is_quiet = is_quiet
         self._state: State | None = None
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[failed]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=is_quiet or not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("Tagging", total=None, failed="")
-        self._started = self._spoke = time.monotonic()
-
-    def __enter__(self) -> "Listener":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def __call__(self, state: State) -> None:
         """Show how far the run is, and what became of the last song."""
@@ -67,7 +44,7 @@ class Listener:
     def unreadable(self, folders: list[tuple[bytes, str]]) -> None:
         """Name the folders that could not be listed."""
         for folder, reason in folders:
-            self._print(f"{display_name(folder)}: {reason}; its songs are left out")
+            self.say(f"{display_name(folder)}: {reason}; its songs are left out")
 
     def interrupted(self, folder: Path) -> None:
         """Say what an interrupted run leaves."""
@@ -75,15 +52,15 @@ class Listener:
         if self._state is not None:
             kept = f"{self._state.n_kept} of {self._state.n_songs} songs"
         name = click.format_filename(folder)
-        self._print(f"Interrupted; {kept} kept in {name}. The same command goes on there.")
+        self.say(f"Interrupted; {kept} kept in {name}. The same command goes on there.")
 
     def _tell(self, row: Row) -> None:
         name = display_name(row.file.name)
         if row.status in FAILURES:
-            self._print(f"{name}: {row.message} ({row.code}); {hint(row.code)}")
+            self.say(f"{name}: {row.message} ({row.code}); {hint(row.code)}")
             return
         if row.message and not self._is_quiet:
-            self._print(f"{name}: {row.message}")
+            self.say(f"{name}: {row.message}")
 
     def _plain(self, state: State) -> None:
         now = time.monotonic()
@@ -91,15 +68,11 @@ class Listener:
         if now - self._spoke < _PLAIN_SECONDS or not n_now:
             return
         self._spoke = now
-        left = (now - self._started) / n_now * (state.n_songs - state.n_done)
+        left = (now - self._began) / n_now * (state.n_songs - state.n_done)
         text = (
             f"{state.n_done} of {state.n_songs} songs, {state.n_failed} failed, {left:.0f} s left"
         )
-        self._print(text)
-
-    def _print(self, text: str) -> None:
-        # Through the bar's console, which keeps the bar below; never cut, never coloured.
-        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True, emoji=False)
+        self.say(text)
 
 
 def show(

@@ -1,48 +1,15 @@
 """What a training shows while it runs: a bar on a terminal, else plain lines."""
 
 import time
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from fastmte.cli._progress import Bar
 
 _PLAIN_SECONDS = 20.0  # between two lines about one step where there is no terminal
 
 
-class Display:
+class Display(Bar):
     """Progress on stderr."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=None)
-        self._began = self._spoke = time.monotonic()
-
-    def __enter__(self) -> "Display":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        """Print one line above the bar."""
-        # Never cut, never coloured: lines may hold any file name.
-        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True, emoji=False)
 
     def begin(self, what: str) -> None:
         """Start a step with a bar of its own."""
