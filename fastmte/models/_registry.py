@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from fastmte.models.stages import Stage
+
 BANDS = 96  # of every mel this project makes; a backbone's poolings count on it
 
 
@@ -45,6 +47,19 @@ class Backbone(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return (B, K, ``n_features``) of mels (B, 1, 96, F)."""
+        for stage in self.stages():
+            x = stage(x)
+        return self.summary(x)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the trunk, from the mels to the last map; empty if it is more than stages.
+
+        A plan (``fastmte.plan``) runs what it finds here in its own way.
+        """
+        return ()
+
+    def summary(self, x: Tensor) -> Tensor:
+        """Return (B, K, ``n_features``) of the last map (B, K * C, H, W)."""
         raise NotImplementedError
 
     def check(self, shape: tuple[int, ...]) -> None:

@@ -1,10 +1,12 @@
 """Residual networks of one input channel: He et al.'s, and the variant of the paper's code."""
 
-import torch.nn.functional as F
+from typing import cast
+
 from torch import Tensor, nn
 
 from fastmte.models._registry import Backbone, register
 from fastmte.models.layers import BatchNorm2d, Conv2d
+from fastmte.models.stages import ConvStage, Pool, ResidualStage, Stage
 
 CHANNELS = (64, 128, 256, 512)  # of one member, in each stage
 BLOCKS_18, BLOCKS_34 = (2, 2, 2, 2), (3, 4, 6, 3)  # residual blocks in each stage
@@ -28,11 +30,10 @@ class BasicBlock(nn.Module):
         if stride != 1 or inputs != outputs:
             self.downsample = _projection(members, inputs, outputs, stride, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
-        return F.relu(y + self.downsample(x), inplace=True)
+    def stage(self) -> ResidualStage:
+        """Return what the block computes."""
+        branch = (ConvStage(self.conv1, self.bn1, "relu"), ConvStage(self.conv2, self.bn2))
+        return ResidualStage(branch, _shortcut(self.downsample))
 
 
 class UibkBlock(nn.Module):
@@ -56,16 +57,19 @@ class UibkBlock(nn.Module):
         if first:
             self.identity_downsample = _projection(members, inputs, outputs, stride, bias=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output."""
-        y = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        y = self.bn3(self.conv3(y))
-        return F.relu(y + self.identity_downsample(x), inplace=True)
+    def stage(self) -> ResidualStage:
+        """Return what the block computes."""
+        branch = (ConvStage(self.conv2, self.bn2, "relu"), ConvStage(self.conv3, self.bn3))
+        return ResidualStage(branch, _shortcut(self.identity_downsample))
 
 
 def _projection(members: int, inputs: int, outputs: int, stride: int, bias: bool) -> nn.Sequential:
     conv = Conv2d(members, inputs, outputs, 1, stride, bias=bias)
     return nn.Sequential(conv, BatchNorm2d(members, outputs))
+
+
+def _shortcut(projection: nn.Sequential) -> ConvStage | None:
+    return ConvStage(*projection) if len(projection) else None
 
 
 class ResNet(Backbone):
@@ -100,12 +104,15 @@ class ResNet(Backbone):
                 inputs = outputs
             self.add_module(f"layer{i}", stage)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Return (B, K, 512) of mels (B, 1, 96, F)."""
-        x = F.max_pool2d(self.bn1(self.conv1(x)), 3, 2, padding=1)
-        x = F.relu(x, inplace=True)  # never falls, so it may follow the pooling: a quarter of it
-        for i in range(1, len(CHANNELS) + 1):
-            x = self.get_submodule(f"layer{i}")(x)
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the stem and the residual blocks."""
+        stem = ConvStage(self.conv1, self.bn1, "relu", Pool((3, 3), (2, 2), (1, 1)))
+        layers = [self.get_submodule(f"layer{i}") for i in range(1, len(CHANNELS) + 1)]
+        blocks = [block for layer in layers for block in layer.children()]
+        return (stem, *(cast(BasicBlock | UibkBlock, block).stage() for block in blocks))
+
+    def summary(self, x: Tensor) -> Tensor:
+        """Return (B, K, 512), the mean over the last map."""
         return x.mean((2, 3)).view(len(x), self.members, self.n_features)
 
 

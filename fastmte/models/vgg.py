@@ -1,10 +1,12 @@
 """The VGG-like network that is MTG-Jamendo's baseline and the paper's first backbone."""
 
-import torch.nn.functional as F
+from typing import cast
+
 from torch import Tensor
 
 from fastmte.models._registry import Backbone, register
-from fastmte.models.layers import BatchNorm2d, Conv2d, SharedInputNorm, normalised_conv
+from fastmte.models.layers import BatchNorm2d, Conv2d, SharedInputNorm
+from fastmte.models.stages import ConvStage, Pool
 
 # channels of one member, max-pool over (bands, frames), of each block
 BLOCKS = [(64, (2, 4)), (128, (2, 4)), (128, (2, 4)), (128, (3, 5)), (64, (4, 4))]
@@ -36,15 +38,21 @@ class VGG(Backbone):
             self.add_module(f"bn_{i}", BatchNorm2d(members, outputs))
             inputs = outputs
 
-    def features(self, x: Tensor) -> Tensor:
-        """Return (B, K, 64) of mels (B, 1, 96, F)."""
-        x = normalised_conv(x, self.bn_init, self.conv_1)
-        for i, (_, pool) in enumerate(BLOCKS, start=1):
-            if i > 1:
-                x = self.get_submodule(f"conv_{i}")(x)
-            # ELU never falls, so it may follow the pooling: an eighth of its work and memory.
-            x = F.max_pool2d(self.get_submodule(f"bn_{i}")(x), pool)
-            x = F.elu(x, inplace=True)
+    def stages(self) -> tuple[ConvStage, ...]:
+        """Return the five blocks."""
+        return tuple(
+            ConvStage(
+                cast(Conv2d, self.get_submodule(f"conv_{i}")),
+                cast(BatchNorm2d, self.get_submodule(f"bn_{i}")),
+                "elu",
+                Pool(pool),
+                self.bn_init if i == 1 else None,
+            )
+            for i, (_, pool) in enumerate(BLOCKS, start=1)
+        )
+
+    def summary(self, x: Tensor) -> Tensor:
+        """Return (B, K, 64) of the last map, one point large."""
         return x.reshape(len(x), self.members, self.n_features)
 
 
