@@ -22,6 +22,7 @@ LAYERS = [
     {"ops"},
     {"audio", "mel", "crop", "features", "labels", "metrics", "models", "partition"},
     {"data", "ensemble", "checkpoint"},
+    {"plan"},
     {"runs", "convert"},
     {"train", "predict", "report"},
     {"cli"},
