@@ -65,7 +65,7 @@ def test_published_lists_in_order(shared, name):
         ",".join(part[0] for part in published),
     )
     assert parts_of(result) == published
-    assert "elbow of k-means: 4" in result.stderr
+    assert "elbow of k-means up to 10 members: 4" in result.stderr
 
 
 def test_kmeans_with_the_elbow(shared):

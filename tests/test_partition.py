@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -91,6 +92,38 @@ def test_every_method_is_seeded_and_covers_the_labels(method):
     assert made.n_members == {"single": 1, "moodtheme": 2}.get(method, 5)
     assert made.details["elbow"]["k"] == list(range(1, 11))
     json.dumps(made.to_json(), allow_nan=False)
+
+
+def test_refined_and_best_of_several_starts(points):
+    plain = make_partition("dkmeans", LETTERS, points, 3)
+    best = make_partition("dkmeans", LETTERS, points, 3, n_init=20)
+    assert best.details["balance"] < plain.details["balance"]
+    assert (best.details["n_init"], best.details["refine"]) == (20, None)
+    refined = make_partition("dkmeans", LETTERS, points, 3, refine="variance")
+    assert refined.details["balance"] < plain.details["balance"]
+    assert refined.details["refine"] == "variance"
+    assert sorted(map(len, refined.parts())) == [3, 3, 4]
+
+
+def test_the_curve_is_made_where_it_is_wanted(rng):
+    few = rng.normal(size=(10, 3))
+    many = rng.normal(size=(501, 2)) + 20 * (np.arange(501) % 2)[:, None]  # two heaps
+    names = tuple(map(str, range(501)))
+    assert "elbow" not in make_partition("linear", LETTERS, few, elbow=False).details
+    assert "elbow" not in make_partition("linear", names, many).details
+    made = make_partition("linear", names, many, "auto", k_max=5)
+    assert made.details["elbow"]["k"] == [1, 2, 3, 4, 5] and made.details["elbow"]["k_max"] == 5
+    assert made.n_members == made.details["elbow"]["elbow"] == 2
+
+
+def test_auto_without_an_elbow_warns_and_only_auto(rng):
+    heap = rng.normal(size=(56, 22))
+    with pytest.warns(UserWarning, match="up to 10 clusters has no elbow"):
+        made = make_partition("linear", MOOD_THEME_TAGS, heap, "auto")
+    assert made.details["elbow"]["elbow"] is None and 2 < made.n_members < 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_partition("linear", MOOD_THEME_TAGS, heap, 4)
 
 
 @pytest.mark.parametrize("method", ["random", "dkmeans", "dkmeans-published"])
@@ -184,6 +217,8 @@ def test_dkmeans_published_refuses(points, n_clusters, seeds, text):
         ({"method": "moodtheme", "tags": ["sad", "calm"]}, "all 2 tags are moods; use single"),
         ({"method": "moodtheme", "tags": ["film"]}, "all 1 tags are themes"),
         ({"seeds": ["a"]}, "linear: takes no seeds"),
+        ({"refine": "variance"}, "linear: takes no refinement; only dkmeans does"),
+        ({"n_init": 2}, "linear: takes no number of starts; only dkmeans does"),
         (
             {"centroids": np.zeros((9, 2))},
             r"one row of numbers for each of the 10 labels, got shap",

@@ -191,6 +191,8 @@ def test_elbow_is_a_picture() -> None:
     curve = {"k": [1, 2, 3, 4], "inertia": [10.0, 4.0, 3.0, 2.5], "elbow": 2}
     assert png_size(figures.elbow(curve)) == (1200, 660)
     assert png_size(figures.elbow({"k": [1], "inertia": [0.0], "elbow": 1})) == (1200, 660)
+    without = figures.elbow(curve | {"elbow": None})
+    assert png_size(without) == (1200, 660) and without != figures.elbow(curve)
 
 
 def test_pictures_without_matplotlib_name_the_extra(

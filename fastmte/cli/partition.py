@@ -98,7 +98,9 @@ def partition(
     for member, part in enumerate(made.parts()):
         click.echo(f"{member}  {' '.join(part)}")
     if "elbow" in made.details:
-        click.echo(f"elbow of k-means: {made.details['elbow']['elbow']}", err=True)
+        curve = made.details["elbow"]
+        elbow = "none" if curve["elbow"] is None else curve["elbow"]
+        click.echo(f"elbow of k-means up to {curve['k'][-1]} members: {elbow}", err=True)
 
 
 def _check_method(method: str) -> None:

@@ -3,8 +3,10 @@
 from fastmte.partition.centroids import LabelCentroids, label_space
 from fastmte.partition.dkmeans import DKMeans, dkmeans_published
 from fastmte.partition.elbow import KMeansElbow, chord_elbow
+from fastmte.partition.exchange import refine
 from fastmte.partition.make import METHODS, make_partition
 from fastmte.partition.partition import Partition
+from fastmte.partition.quality import Quality, agreement, co_occurrence, judge, pair_counts
 
 __all__ = [
     "METHODS",
@@ -12,8 +14,14 @@ __all__ = [
     "KMeansElbow",
     "LabelCentroids",
     "Partition",
+    "Quality",
+    "agreement",
     "chord_elbow",
+    "co_occurrence",
     "dkmeans_published",
+    "judge",
     "label_space",
     "make_partition",
+    "pair_counts",
+    "refine",
 ]

@@ -1,7 +1,8 @@
 """dk-means: groups of labels that are as unlike within as can be, and alike on average."""
 
+import warnings
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,18 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
 from fastmte import ops
+from fastmte.partition.exchange import OBJECTIVES, refine
+from fastmte.partition.quality import between_groups, judge
+from fastmte.partition.starts import INITS, draw_seeds, given_seeds
+
+
+class _Dealt(NamedTuple):
+    """Clusters from one start."""
+
+    cost: float  # the lower, the better
+    labels: np.ndarray
+    order: np.ndarray
+    seeds: np.ndarray
 
 
 class DKMeans(ClusterMixin, BaseEstimator):
@@ -22,16 +35,23 @@ class DKMeans(ClusterMixin, BaseEstimator):
 
     Args:
         n_clusters: number of clusters, at most the number of points.
-        init: ``"random"``, or the (n_clusters,) indices of the first points.
-        n_init: number of random starts; the one with the lowest ``between_ss_`` is kept.
+        init: ``"random"``, ``"k-means++"``, ``"farthest"`` (each first point far from those
+            before), or the (n_clusters,) indices of the first points. On label centroids the
+            spread-out starts gain nothing over random ones.
+        n_init: number of starts. The one with the lowest ``between_ss_`` is kept, with
+            ``refine="diversity"`` the one with the highest sum of distances within clusters;
+            of equal ones the first.
+        refine: ``"variance"`` or ``"diversity"`` to exchange points between the clusters, as
+            ``refine`` does, until none gains; sizes stay. The paper has none.
         tie_tol: distances whose squares differ by no more than this share are equal, and the
             lowest index is taken, so that every machine gives the same order.
         random_state: seed of the random starts.
 
     Attributes:
         labels_: (n_samples,) int64, cluster of each point.
-        order_: (n_samples,) int64, the points in the order they were taken.
-        seed_indices_: (n_clusters,) int64, the first point of each.
+        order_: (n_samples,) int64, the points in the order they were taken, before any
+            exchange.
+        seed_indices_: (n_clusters,) int64, the first point each cluster took.
         cluster_centers_: (n_clusters, n_features) float64, the means.
         between_ss_: float, sum of squares between the clusters: the lower, the more alike.
         balance_: float, ``between_ss_`` beside what a random partition has on average:
@@ -42,8 +62,9 @@ class DKMeans(ClusterMixin, BaseEstimator):
 
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own convention
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "init": [StrOptions({"random"}), "array-like"],
+        "init": [StrOptions(set(INITS)), "array-like"],
         "n_init": [Interval(Integral, 1, None, closed="left")],
+        "refine": [StrOptions(set(OBJECTIVES)), None],
         "tie_tol": [Interval(Real, 0, 1, closed="left")],
         "random_state": ["random_state"],
     }
@@ -54,12 +75,14 @@ class DKMeans(ClusterMixin, BaseEstimator):
         *,
         init: Any = "random",
         n_init: int = 1,
+        refine: str | None = None,
         tie_tol: float = 1e-10,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
         self.n_init = n_init
+        self.refine = refine
         self.tie_tol = tie_tol
         self.random_state = random_state
 
@@ -78,25 +101,45 @@ class DKMeans(ClusterMixin, BaseEstimator):
         if len(X) < self.n_clusters:
             raise ValueError(f"n_clusters must be in [1, {len(X)}], got {self.n_clusters}")
         points = torch.from_numpy(np.require(X, requirements=["C", "W"]))
-        best: float | None = None
-        for seeds in self._starts(len(X)):
-            labels, order = ops.dkmeans_assign(points, torch.from_numpy(seeds), self.tie_tol)
-            centers, between = _between(X, labels.numpy(), self.n_clusters)
-            if best is None or between < best:
-                best = between
-                self.labels_, self.order_ = labels.numpy(), order.numpy()
-                self.seed_indices_, self.cluster_centers_ = seeds, centers
+        best: _Dealt | None = None
+        for seeds in self._starts(X):
+            dealt = self._deal(X, points, seeds)
+            # By more than rounding, so that every machine keeps the same one.
+            if best is None or dealt.cost < best.cost - self.tie_tol * abs(best.cost):
+                best = dealt
         assert best is not None  # n_init is at least 1
-        self.between_ss_ = best
-        self.balance_ = _balance(X, self.between_ss_, self.n_clusters)
+        self.labels_, self.order_, self.seed_indices_ = best.labels, best.order, best.seeds
+        self.between_ss_, self.balance_ = between_groups(X, self.labels_)
+        self.cluster_centers_ = np.stack(
+            [X[self.labels_ == cluster].mean(axis=0) for cluster in range(self.n_clusters)]
+        )
         return self
 
-    def _starts(self, n_samples: int) -> list[np.ndarray]:
-        if isinstance(self.init, str):
-            random = check_random_state(self.random_state)
-            draws = (random.permutation(n_samples) for _ in range(self.n_init))
-            return [draw[: self.n_clusters].astype(np.int64) for draw in draws]
-        return [_checked_seeds(self.init, self.n_clusters, n_samples, "init")]
+    def _deal(self, X: np.ndarray, points: torch.Tensor, seeds: np.ndarray) -> _Dealt:
+        labels, order = (
+            tensor.numpy()
+            for tensor in ops.dkmeans_assign(points, torch.from_numpy(seeds), self.tie_tol)
+        )
+        if self.refine is not None:
+            labels = refine(X, labels, self.refine, self.tie_tol)
+        is_diversity = self.refine == "diversity"
+        cost = -judge(X, labels).diversity if is_diversity else between_groups(X, labels)[1]
+        return _Dealt(cost, labels, order, seeds)
+
+    def _starts(self, X: np.ndarray) -> list[np.ndarray]:
+        if not isinstance(self.init, str):
+            if self.n_init > 1:
+                warnings.warn(
+                    f"init names the first points, so n_init={self.n_init} makes one start",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+            return [given_seeds(self.init, self.n_clusters, len(X), "init")]
+        random = check_random_state(self.random_state)
+        return [
+            draw_seeds(X, self.n_clusters, self.init, random, self.tie_tol)
+            for _ in range(self.n_init)
+        ]
 
 
 def dkmeans_published(
@@ -135,7 +178,7 @@ def dkmeans_published(
     if not 1 <= n_clusters <= len(points):
         raise ValueError(f"n_clusters must be in [1, {len(points)}], got {n_clusters}")
     if seeds is not None:
-        seeds = _checked_seeds(seeds, n_clusters, len(points), "seeds")
+        seeds = given_seeds(seeds, n_clusters, len(points), "seeds")
     labels = np.full(len(points), -1, np.int64)
     order: list[int] = []
     centers = np.empty((n_clusters, points.shape[1]))
@@ -164,35 +207,3 @@ def dkmeans_published(
     for turn in range(len(points) - len(order)):
         take_farthest(turn % n_clusters, none)
     return labels, np.array(order, np.int64)
-
-
-def _checked_seeds(seeds: Any, n_clusters: int, n_samples: int, name: str) -> np.ndarray:
-    seeds = np.asarray(seeds)
-    is_valid = (
-        seeds.shape == (n_clusters,)
-        and np.issubdtype(seeds.dtype, np.integer)
-        and len(np.unique(seeds)) == n_clusters
-        and seeds.min() >= 0
-        and seeds.max() < n_samples
-    )
-    if not is_valid:
-        raise ValueError(
-            f"{name} must be {n_clusters} distinct indices in [0, {n_samples}), "
-            f"got {seeds.tolist()}"
-        )
-    return seeds.astype(np.int64)
-
-
-def _between(X: np.ndarray, labels: np.ndarray, n_clusters: int) -> tuple[np.ndarray, float]:
-    """Return the clusters' means (K, D) and the sum of squares between them."""
-    centers = np.stack([X[labels == cluster].mean(axis=0) for cluster in range(n_clusters)])
-    sizes = np.bincount(labels, minlength=n_clusters)
-    return centers, float(sizes @ ((centers - X.mean(axis=0)) ** 2).sum(axis=1))
-
-
-def _balance(X: np.ndarray, between_ss: float, n_clusters: int) -> float:
-    """Return ``(n - 1) R^2 / (k - 1)``, whose mean over random partitions is 1."""
-    total = ((X - X.mean(axis=0)) ** 2).sum()
-    if n_clusters == 1 or total == 0:
-        return 0.0
-    return float((len(X) - 1) * between_ss / total / (n_clusters - 1))

@@ -1,5 +1,6 @@
 """Partitions by name of the method."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ class _Task(NamedTuple):
     n_members: int
     seed: int
     seeds: np.ndarray | None  # (K,) int64
+    n_init: int
+    refine: str | None
 
 
 _Made = tuple[np.ndarray, dict[str, Any]]  # member of each label, details
@@ -33,6 +36,11 @@ def make_partition(
     n_members: int | str = 4,
     seed: int = 0,
     seeds: Sequence[str] | None = None,
+    *,
+    n_init: int = 1,
+    refine: str | None = None,
+    k_max: int = 10,
+    elbow: bool | None = None,
 ) -> Partition:
     """Return a partition of the tags by a method of the paper, or from a file.
 
@@ -42,15 +50,23 @@ def make_partition(
             hand), ``single`` (one member), ``random`` (equal sizes), or a file's path.
         tags: the labels in the order of the scores.
         centroids: (L, D), each label's place in the label space; the first three methods and
-            ``n_members="auto"`` need it. With it, the k-means elbow goes into the details.
+            ``n_members="auto"`` need it.
         n_members: number of members, or ``"auto"`` for the elbow of k-means. ``moodtheme``,
             ``single`` and a file have their own and do not look at it.
         seed: of the random choices.
         seeds: the tags the two dk-means methods start from; drawn at random by default.
+        n_init: random starts of ``dkmeans``, of which it keeps the best, as ``DKMeans``.
+        refine: ``"variance"`` or ``"diversity"``, exchanges that refine ``dkmeans``.
+        k_max: where the curve ends whose elbow is looked for.
+        elbow: put the curve of k-means and its elbow into the details. By default where there
+            are centroids of at most 500 labels, for the curve takes ``10 k_max`` runs.
 
     Raises:
         InputError: the method is unknown, needs centroids that are not there, or cannot split
             these tags; ``n_members`` is beyond their number; a file holds no partition of them.
+
+    Warns:
+        UserWarning: ``n_members`` is ``"auto"`` and the curve has no elbow.
 
     Reference: M. Mayerl, M. Vötter, A. Peintner, G. Specht and E. Zangerle, MediaEval 2021,
         section 2.2.
@@ -59,25 +75,48 @@ def make_partition(
     if method not in METHODS:
         return _load(method, tags)
     centroids = None if centroids is None else _checked_centroids(centroids, len(tags))
-    elbow = None if centroids is None else KMeansElbow(random_state=seed).fit(centroids)
+    if elbow is None:
+        elbow = centroids is not None and len(tags) <= MOST_FOR_ELBOW
+    curve = None
+    if centroids is not None and (elbow or n_members == "auto"):
+        curve = _curve(centroids, seed, k_max, is_warned=n_members == "auto" and seeds is None)
     if method in OWN_NUMBER:
         n_members = 1
-    n_members = _n_members(n_members, len(tags), elbow, seeds)
+    n_members = _n_members(n_members, len(tags), curve, seeds)
     starts = None if seeds is None else _seed_indices(method, seeds, tags, n_members)
     if method in NEEDS_CENTROIDS and centroids is None:
         raise InputError(f"{method}: needs the labels' centroids; give features of the songs")
-    task = _Task(tags, centroids, n_members, seed, starts)
+    if method != "dkmeans" and (refine is not None or n_init != 1):
+        name = "refinement" if refine is not None else "number of starts"
+        raise InputError(f"{method}: takes no {name}; only dkmeans does")
+    task = _Task(tags, centroids, n_members, seed, starts, n_init, refine)
     member, details = METHODS[method](task)
-    if elbow is not None:
-        details["elbow"] = elbow.curve()
+    if curve is not None:
+        details["elbow"] = curve.curve()
     return Partition(tags, member, method, details)
+
+
+def _curve(centroids: np.ndarray, seed: int, k_max: int, is_warned: bool) -> KMeansElbow:
+    """Return the curve of k-means; only who asked for its elbow hears that there is none."""
+    with warnings.catch_warnings():
+        if not is_warned:
+            warnings.simplefilter("ignore", UserWarning)
+        return KMeansElbow(k_max, random_state=seed).fit(centroids)
 
 
 def _dkmeans(task: _Task) -> _Made:
     init = "random" if task.seeds is None else task.seeds
-    model = DKMeans(task.n_members, init=init, random_state=task.seed).fit(task.centroids)
+    model = DKMeans(
+        task.n_members,
+        init=init,
+        n_init=task.n_init,
+        refine=task.refine,
+        random_state=task.seed,
+    ).fit(task.centroids)
     return model.labels_, {
         "seed": task.seed,
+        "n_init": task.n_init,
+        "refine": task.refine,
         "seeds": [task.tags[label] for label in model.seed_indices_],
         "order": model.order_.tolist(),
         "tie_tol": model.tie_tol,
@@ -143,6 +182,7 @@ METHODS: dict[str, Callable[[_Task], _Made]] = {
 }
 """Every method by name; a file's path is one more."""
 
+MOST_FOR_ELBOW = 500  # labels, whose curve takes 2 s
 NEEDS_CENTROIDS = ("dkmeans", "dkmeans-published", "kmeans")
 OWN_NUMBER = ("moodtheme", "single")  # of members; n_members says nothing to them
 

@@ -101,7 +101,8 @@ def elbow(curve: dict[str, Any]) -> bytes:
     """Return the inertia of k-means over the number of members, with the elbow, as PNG.
 
     Args:
-        curve: ``k`` and ``inertia``, lists of equal length, and ``elbow``, the chosen ``k``.
+        curve: ``k`` and ``inertia``, lists of equal length, and ``elbow``, the chosen ``k``, or
+            None where there is none.
 
     Raises:
         MissingPlotError: matplotlib is not installed.
@@ -111,24 +112,19 @@ def elbow(curve: dict[str, Any]) -> bytes:
     axes.plot(k, inertia, "-o", color=COLOURS[0], label="inertia of k-means", zorder=3)
     ends = [0, -1]
     axes.plot(k[ends], inertia[ends], "--", color=_GREY, linewidth=1, label="chord of its ends")
-    chosen = int(np.flatnonzero(k == curve["elbow"])[0])
-    on_chord = float(np.interp(k[chosen], k[ends], inertia[ends]))
-    here = float(inertia[chosen])
-    axes.vlines(k[chosen], here, on_chord, colors=COLOURS[1], linestyles=":", linewidth=1.5)
-    axes.plot(
-        [k[chosen]],
-        [here],
-        "D",
-        markersize=10,
-        color=COLOURS[1],
-        label=f"elbow, farthest below the chord: {curve['elbow']}",
-        zorder=4,
-    )
+    chosen = curve["elbow"]
+    if chosen is not None:
+        here = float(inertia[k == chosen][0])
+        on_chord = float(np.interp(chosen, k[ends], inertia[ends]))
+        axes.vlines(chosen, here, on_chord, colors=COLOURS[1], linestyles=":", linewidth=1.5)
+        label = f"elbow, farthest below the chord: {chosen}"
+        axes.plot([chosen], [here], "D", markersize=10, color=COLOURS[1], label=label, zorder=4)
     axes.set_xticks(k)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("number of members")
     axes.set_ylabel("sum of squared distances")
-    axes.set_title("Elbow of k-means on the label centroids", loc="left")
+    title = f"Elbow of k-means on the label centroids, up to {k[-1]} members"
+    axes.set_title(title + (": none" if chosen is None else ""), loc="left")
     axes.legend(frameon=False)
     return _png(figure)
 
