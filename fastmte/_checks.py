@@ -145,6 +145,25 @@ def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> None:
     finite(op, "points", points)
 
 
+ACTIVATIONS = ("elu", "none", "relu")
+
+
+def pool_act(x: Tensor, pool: Sequence[int], activation: str) -> None:
+    """Check everything."""
+    op = "pool_act"
+    _check_tensor(op, "x", x, 4, [torch.float32, torch.bfloat16, torch.float64], x)
+    if len(pool) != 2:
+        raise RuntimeError(f"{op}: pool must be 2 sizes, got {len(pool)}")
+    _check_at_least(op, "pool[0]", pool[0], 1)
+    _check_at_least(op, "pool[1]", pool[1], 1)
+    _check_at_least(op, "x.size(1)", x.size(1), pool[0])
+    _check_at_least(op, "x.size(2)", x.size(2), pool[1])
+    _check_at_least(op, "x.size(3)", x.size(3), 1)
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise RuntimeError(f"{op}: activation must be one of {known}, got {activation}")
+
+
 def finite(op: str, name: str, values: Tensor) -> None:
     """Raise where ``values`` (n, m) are not finite, with the first position in row-major order."""
     if not bool(values.isfinite().all()):

@@ -6,6 +6,8 @@ RuntimeError with the same text on every tier. Shapes: N songs, B batch, M mel
 bands, F frames, D features, L labels, K members.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,10 @@ def _fake_dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> tuple
     return seeds.new_empty((n_points,)), seeds.new_empty((n_points,))
 
 
+def _fake_pool_act(x: Tensor, pool: Sequence[int], activation: str) -> Tensor:
+    return x.new_empty((x.size(0), x.size(1) // pool[0], x.size(2) // pool[1], x.size(3)))
+
+
 define(
     "crop_mels(Tensor mels, Tensor offsets, Tensor lengths, Tensor index, Tensor? starts, "
     "int frames, int bands) -> Tensor",
@@ -58,6 +64,11 @@ define(
     "dkmeans_assign(Tensor points, Tensor seeds, float tie_tol) -> (Tensor, Tensor)",
     reference.dkmeans_assign,
     _fake_dkmeans_assign,
+)
+define(
+    "pool_act(Tensor x, int[] pool, str activation) -> Tensor",
+    reference.pool_act,
+    _fake_pool_act,
 )
 
 
@@ -151,3 +162,27 @@ def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float = 1e-10) -> tup
         Mayerl et al. 2021, section 2.3 (diversity k-means).
     """
     return torch.ops.fastmte.dkmeans_assign(points, seeds, tie_tol)
+
+
+def pool_act(x: Tensor, pool: Sequence[int], activation: str) -> Tensor:
+    """Return the maxima of non-overlapping windows of channels-last maps, activated.
+
+    An activation that never falls may follow the pooling: less of it is computed.
+    NaN is larger than any number, and is kept.
+
+    Args:
+        x: (B, H, W, C) float32, bfloat16 or float64; copied unless contiguous.
+        pool: (h, w) of a window, at least 1; rows and columns that fill none are left out.
+        activation: "elu" (alpha 1), "relu" or "none".
+
+    Returns:
+        (B, H // h, W // w, C) of x's dtype; ELU in float32 for bfloat16, rounded to nearest even.
+
+    Raises:
+        RuntimeError: a shape or dtype is wrong, the window is larger than the map, or the
+            activation is unknown.
+
+    Reference:
+        torch.nn.functional.max_pool2d and elu.
+    """
+    return torch.ops.fastmte.pool_act(x, pool, activation)

@@ -70,3 +70,8 @@ def points_of(n_points, n_features, n_members, device="cpu", seed=0):
     points = torch.from_numpy(rng.normal(size=(n_points, n_features)))
     seeds = torch.from_numpy(rng.choice(n_points, n_members, replace=False))
     return points.to(device), seeds.to(device)
+
+
+def maps_of(shape, dtype=torch.float32, device="cpu", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).mul(2).to(dtype).to(device)

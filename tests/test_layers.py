@@ -16,6 +16,7 @@ LAYERS = [
     {"errors"},
     {"files"},
     {"_checks"},
+    {"reference_maps", "_kernels_maps"},
     {"reference"},
     {"_kernels"},
     {"_library"},

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from op_cases import crop_case, points_of, refuses, songs
+from op_cases import crop_case, maps_of, points_of, refuses, songs
 
 from fastmte import _library, ops, reference
 
@@ -18,10 +18,14 @@ INF, NAN = math.inf, math.nan
 def uncompiled(monkeypatch):
     """The numba tier with its kernels as plain Python."""
     pytest.importorskip("numba")
-    from fastmte import _kernels
+    from fastmte import _kernels, _kernels_maps
 
-    for name in ("_crop", "_add_pairs", "_deal"):
-        monkeypatch.setattr(_kernels, name, getattr(_kernels, name).py_func)
+    for module, names in (
+        (_kernels, ("_crop", "_add_pairs", "_deal")),
+        (_kernels_maps, ("_pool", "_keep_largest", "_activate")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name).py_func)
     return _kernels
 
 
@@ -34,6 +38,8 @@ def test_the_kernels_mean_the_same_uncompiled(uncompiled):
     assert torch.equal(uncompiled.label_centroids(features, labels), expected)
     case = (*points_of(20, 3, 2), 1e-10)
     assert torch.equal(uncompiled.dkmeans_assign(*case)[1], reference.dkmeans_assign(*case)[1])
+    case = (maps_of((2, 5, 6, 3)), (2, 3), "elu")
+    torch.testing.assert_close(uncompiled.pool_act(*case), reference.pool_act(*case))
 
 
 def test_the_operators_compile_without_a_graph_break(device):

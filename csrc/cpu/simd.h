@@ -1,8 +1,9 @@
-// One body, two instruction sets, chosen at run time: a portable library without -march.
+// One body, several instruction sets, chosen at run time: a portable library without -march.
 //
-// FASTMTE_CLONE_FOR_AVX2 marks the second copy of a function whose always-inlined body is written
-// once. Call a clone from inside parallel_for: a lambda does not inherit its caller's target.
-// AVX-512 was no faster in these kernels, and slower with clang.
+// Two ways to write one. FASTMTE_CLONE_FOR_AVX2 marks the second copy of a function whose
+// always-inlined body is written once; this is for loops that the compiler vectorizes. A kernel
+// that counts registers is written in the vectors of vector.h and compiled by each_isa.h.
+// Call either from inside parallel_for: a lambda does not inherit its caller's target.
 #pragma once
 
 #include <atomic>
@@ -17,24 +18,39 @@
 #define FASTMTE_CLONE_FOR_AVX2 __attribute__((target("avx2,f16c")))
 #endif
 #define FASTMTE_INLINE static inline __attribute__((always_inline))
+// Before a loop of a few constant steps whose arrays are to live in registers.
+#ifdef __clang__
+#define FASTMTE_UNROLL _Pragma("unroll")
+#else
+#define FASTMTE_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace fastmte {
 
-// True where the AVX2 clones may run; FASTMTE_ISA=0 lets the tests reach the others.
-inline bool has_avx2() {
+enum class Isa { kPortable, kAvx2, kAvx512 };
+
+// The widest instruction set that may run; FASTMTE_ISA=0 and 1 let the tests reach the others.
+inline Isa isa() {
 #ifdef FASTMTE_HAS_AVX2
-  static const bool value = [] {
-    const char* cap = std::getenv("FASTMTE_ISA");
-    if (cap && *cap == '0') return false;
+  static const Isa value = [] {
+    const char* text = std::getenv("FASTMTE_ISA");
+    const char cap = text && *text ? *text : '2';
     __builtin_cpu_init();
     // Every CPU with AVX2 has F16C, which older compilers cannot ask for by name.
-    return __builtin_cpu_supports("avx2") != 0;
+    if (cap == '0' || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+      return Isa::kPortable;
+    const bool has_avx512 =
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return cap != '1' && has_avx512 ? Isa::kAvx512 : Isa::kAvx2;
   }();
   return value;
 #else
-  return false;
+  return Isa::kPortable;
 #endif
 }
+
+inline bool has_avx2() { return isa() != Isa::kPortable; }
 
 // True where none of the n values is NaN or infinite: no exponent is all ones. Integers, since a
 // float comparison with an early exit would not vectorize.

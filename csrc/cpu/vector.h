@@ -1,0 +1,150 @@
+// Vectors of float32 under the same names for each instruction set: namespaces avx512, avx2 and
+// portable. Namespace float64 is the portable one in double precision.
+//
+// Each has Scalar, Vector, Bits (its integers), kWidth lanes, kRegisters, and below; each_isa.h
+// compiles a kernel once in each namespace. All functions are FASTMTE_INLINE and FASTMTE_TARGET,
+// as the compiler only inlines into functions that may use the same instructions.
+#pragma once
+
+#include <torch/headeronly/util/BFloat16.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "simd.h"
+
+#define FASTMTE_AVX512_TARGET \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define FASTMTE_AVX2_TARGET __attribute__((target("avx2,fma,f16c")))
+
+namespace fastmte {
+
+using torch::headeronly::BFloat16;
+
+// n values that begin at a cache line, unset.
+template <typename T>
+class Aligned {
+ public:
+  explicit Aligned(int64_t n) : values_(n + kLine / sizeof(T)) {}
+
+  T* data() {
+    const auto address = reinterpret_cast<uintptr_t>(values_.data());
+    return reinterpret_cast<T*>((address + kLine - 1) / kLine * kLine);
+  }
+
+ private:
+  static constexpr size_t kLine = 64;
+  std::vector<T> values_;
+};
+
+#ifdef FASTMTE_HAS_AVX2
+
+namespace avx512 {
+#define FASTMTE_TARGET FASTMTE_AVX512_TARGET
+
+using Scalar = float;
+using Vector = __m512;
+using Bits = int32_t __attribute__((vector_size(64)));
+constexpr int kWidth = 16, kRegisters = 32;
+constexpr __mmask16 kAll = 0xffff;  // GCC 12 warns of the intrinsics without a mask
+
+FASTMTE_TARGET FASTMTE_INLINE Vector broadcast(float x) { return _mm512_set1_ps(x); }
+FASTMTE_TARGET FASTMTE_INLINE Vector load(const float* x) { return _mm512_loadu_ps(x); }
+FASTMTE_TARGET FASTMTE_INLINE void store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
+
+FASTMTE_TARGET FASTMTE_INLINE Vector load(const BFloat16* x) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  return (Vector)((Bits)_mm512_maskz_cvtepu16_epi32(kAll, halves) << 16);
+}
+
+FASTMTE_TARGET FASTMTE_INLINE void store_upper_halves(BFloat16* to, Bits x) {
+  const __m256i halves = _mm512_maskz_cvtepi32_epi16(kAll, (__m512i)(x >> 16));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
+}
+
+// a * b + c, rounded once.
+FASTMTE_TARGET FASTMTE_INLINE Vector fma(Vector a, Vector b, Vector c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+
+// b where either is NaN.
+FASTMTE_TARGET FASTMTE_INLINE Vector max(Vector a, Vector b) {
+  return _mm512_maskz_max_ps(kAll, a, b);
+}
+
+// `yes` where x is NaN, else `no`.
+FASTMTE_TARGET FASTMTE_INLINE Vector where_nan(Vector x, Vector yes, Vector no) {
+  return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), yes);
+}
+
+// `yes` where x < 0, else `no`.
+FASTMTE_TARGET FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector no) {
+  return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), yes);
+}
+
+#include "vector_math.h"
+#undef FASTMTE_TARGET
+}  // namespace avx512
+
+namespace avx2 {
+#define FASTMTE_TARGET FASTMTE_AVX2_TARGET
+
+using Scalar = float;
+using Vector = __m256;
+using Bits = int32_t __attribute__((vector_size(32)));
+constexpr int kWidth = 8, kRegisters = 16;
+
+FASTMTE_TARGET FASTMTE_INLINE Vector broadcast(float x) { return _mm256_set1_ps(x); }
+FASTMTE_TARGET FASTMTE_INLINE Vector load(const float* x) { return _mm256_loadu_ps(x); }
+FASTMTE_TARGET FASTMTE_INLINE void store(float* to, Vector x) { _mm256_storeu_ps(to, x); }
+
+FASTMTE_TARGET FASTMTE_INLINE Vector load(const BFloat16* x) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+FASTMTE_TARGET FASTMTE_INLINE void store_upper_halves(BFloat16* to, Bits x) {
+  const __m256i shifted = _mm256_srli_epi32((__m256i)x, 16);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(shifted, shifted), 0x88);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+}
+
+FASTMTE_TARGET FASTMTE_INLINE Vector fma(Vector a, Vector b, Vector c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+
+FASTMTE_TARGET FASTMTE_INLINE Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+
+FASTMTE_TARGET FASTMTE_INLINE Vector where_nan(Vector x, Vector yes, Vector no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+FASTMTE_TARGET FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ));
+}
+
+#include "vector_math.h"
+#undef FASTMTE_TARGET
+}  // namespace avx2
+
+#endif
+
+namespace portable {
+#define FASTMTE_TARGET
+using Scalar = float;
+using Bits = int32_t __attribute__((vector_size(16)));
+#include "vector_portable.h"
+#undef FASTMTE_TARGET
+}  // namespace portable
+
+namespace float64 {
+#define FASTMTE_TARGET
+using Scalar = double;
+using Bits = int64_t __attribute__((vector_size(16)));
+#include "vector_portable.h"
+#undef FASTMTE_TARGET
+}  // namespace float64
+
+}  // namespace fastmte

@@ -1,0 +1,46 @@
+// Vectors of 16 bytes in the compiler's own operators. No include guard: vector.h includes it in
+// two namespaces, each with its own Scalar and Bits.
+
+using Vector = Scalar __attribute__((vector_size(16)));
+constexpr int kWidth = 16 / sizeof(Scalar), kRegisters = 16;
+
+FASTMTE_INLINE Vector broadcast(Scalar x) {
+  Vector result{};
+  for (int lane = 0; lane < kWidth; ++lane) result[lane] = x;
+  return result;
+}
+
+FASTMTE_INLINE Vector load(const Scalar* x) {
+  Vector result;
+  std::memcpy(&result, x, sizeof result);
+  return result;
+}
+
+FASTMTE_INLINE void store(Scalar* to, Vector x) { std::memcpy(to, &x, sizeof x); }
+
+FASTMTE_INLINE Vector load(const BFloat16* x) {
+  Vector result{};
+  for (int lane = 0; lane < kWidth; ++lane) result[lane] = static_cast<float>(x[lane]);
+  return result;
+}
+
+FASTMTE_INLINE void store_upper_halves(BFloat16* to, Bits x) {
+  for (int lane = 0; lane < kWidth; ++lane) to[lane].x = static_cast<uint16_t>(x[lane] >> 16);
+}
+
+// Rounded twice: a machine without fused multiply-adds would call a function for each.
+FASTMTE_INLINE Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
+
+FASTMTE_INLINE Vector where(Bits mask, Vector yes, Vector no) {
+  return (Vector)((mask & (Bits)yes) | (~mask & (Bits)no));
+}
+
+FASTMTE_INLINE Vector max(Vector a, Vector b) { return where(a > b, a, b); }
+
+FASTMTE_INLINE Vector where_nan(Vector x, Vector yes, Vector no) { return where(x != x, yes, no); }
+
+FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector no) {
+  return where(x < Vector{}, yes, no);
+}
+
+#include "vector_math.h"
