@@ -35,7 +35,7 @@ def convert_pth(
     """Write a checkpoint of the weights in a .pth file, and return it.
 
     Known layouts: MTG-Jamendo's baseline (which is the paper's VGG), the paper's
-    ResNet-18 and -34, torchvision's with one input channel. All tensors must be
+    CustomCNN, ResNet-18 and -34, torchvision's with one input channel. All tensors must be
     there and all are used, but the paper's ResNets lose the layers they never call.
     Only plain tensors are read; nothing in the file is run.
 
@@ -132,7 +132,7 @@ def _is_plain(value: object) -> bool:
 def _recognise(path: Path, names: dict[str, Tensor]) -> tuple[str, str]:
     """Return the backbone of a layout and the name of its head."""
     if "bn_init.weight" in names and "dense.weight" in names:
-        return "vgg", "dense"
+        return "custom-vgg" if "conv_6.weight" in names else "vgg", "dense"
     depth = 34 if "layer1.2.conv2.weight" in names else 18
     if "fc.weight" in names and "layer1.0.conv3.weight" in names:
         return f"resnet{depth}-uibk", "fc"
@@ -141,7 +141,7 @@ def _recognise(path: Path, names: dict[str, Tensor]) -> tuple[str, str]:
     first = next(iter(names), "nothing")
     raise InputError(
         f"{path}: unknown layout (first name: {first}); known are MTG-Jamendo's baseline, "
-        "the paper's ResNet-18 and -34, and torchvision's resnet18 and resnet34"
+        "the paper's CustomCNN, ResNet-18 and -34, and torchvision's resnet18 and resnet34"
     )
 
 

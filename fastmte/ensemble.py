@@ -1,6 +1,6 @@
 """The fused ensemble: all members in one forward pass, scores in label order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,8 @@ class FusedEnsemble(nn.Module):
         self.register_buffer("label_index", label_index, persistent=False)
         self.backbone = create_backbone(backbone, n_members)
         self.dropout = Dropout(self.member_ids, self.backbone.dropout)
+        for layer in self._dropouts():
+            layer.member_ids = self.member_ids
         self.head = Head(members, self.backbone.n_features)
 
     @classmethod
@@ -123,9 +125,20 @@ class FusedEnsemble(nn.Module):
         """
         return self.head(self.dropout(self.backbone(mels)))
 
-    def set_dropout_key(self, seed: int, step: int) -> None:
-        """Choose the dropout masks of training step ``step``: f(seed, member id, step)."""
-        self.dropout.set_key(seed, step)
+    def set_dropout_key(self, seed: int, step: int, first: int = 0) -> None:
+        """Choose the dropout masks of training step ``step``: f(seed, member id, step).
+
+        Args:
+            seed: of the training.
+            step: number of the step.
+            first: place in the step's batch of the first of the mels that are given, where
+                several processes share a batch.
+        """
+        for layer in self._dropouts():
+            layer.set_key(seed, step, first)
+
+    def _dropouts(self) -> Iterator[Dropout]:
+        return (module for module in self.modules() if isinstance(module, Dropout))
 
     def member_rows(self) -> dict[str, Tensor]:
         """Return, for every name in the state, the member each row of dimension 0 belongs to.

@@ -26,6 +26,51 @@ class Vgg(nn.Module):
         return self.dense(x.flatten(1))
 
 
+class CustomCnn(nn.Module):
+    """The wider VGG of the paper's code, with its names."""
+
+    POOLS = (*Vgg.POOLS, None)
+    CHANNELS = (1, 64, 128, 128, 256, 512, 512)
+
+    def __init__(self, n_labels):
+        super().__init__()
+        self.bn_init = nn.BatchNorm2d(1)
+        for i in range(1, 7):
+            setattr(self, f"conv_{i}", nn.Conv2d(*self.CHANNELS[i - 1 : i + 1], 3, padding=1))
+            setattr(self, f"bn_{i}", nn.BatchNorm2d(self.CHANNELS[i]))
+        self.dense = nn.Linear(512, n_labels)
+
+    def forward(self, mels):
+        x = self.bn_init(mels.unsqueeze(1))
+        for i, pool in enumerate(self.POOLS, start=1):
+            x = nn.functional.elu(getattr(self, f"bn_{i}")(getattr(self, f"conv_{i}")(x)))
+            x = x if pool is None else nn.functional.max_pool2d(x, pool)
+        return self.dense(x.flatten(1))
+
+
+class Crnn(nn.Module):
+    """The paper's authors' CRNN of 2019, with Keras' names, without its dropout."""
+
+    def __init__(self, n_labels):
+        super().__init__()
+        for i, (a, b) in enumerate(((1, 64), (64, 128), (128, 128), (128, 128)), start=1):
+            setattr(self, f"conv{i}", nn.Conv2d(a, b, 3, padding=1))
+            setattr(self, f"bn{i}", nn.BatchNorm2d(b, eps=1e-3, momentum=0.01))
+        self.gru1 = nn.GRU(128, 32, batch_first=True)
+        self.gru2 = nn.GRU(32, 32, batch_first=True)
+        self.output = nn.Linear(32, n_labels)
+
+    def forward(self, mels):
+        padding = 1440 - mels.shape[2]
+        x = nn.ZeroPad2d((padding // 2, (padding + 1) // 2, 0, 0))(mels.unsqueeze(1))
+        for i, side in enumerate((2, 3, 4, 4), start=1):
+            x = nn.functional.elu(getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x)))
+            x = nn.functional.max_pool2d(x, side)
+        sequence, _ = self.gru1(x[:, :, 0].transpose(1, 2))  # 15 steps of 128
+        _, last = self.gru2(sequence)
+        return self.output(last[0])
+
+
 class Basic(nn.Module):
     """He et al.'s block."""
 
@@ -87,12 +132,15 @@ class ResNet(nn.Module):
 
 NETWORKS = {
     "vgg": Vgg,
+    "custom-vgg": CustomCnn,
+    "crnn": Crnn,
     "resnet18": lambda n: ResNet(Basic, (2, 2, 2, 2), n),
     "resnet34": lambda n: ResNet(Basic, (3, 4, 6, 3), n),
     "resnet18-uibk": lambda n: ResNet(Uibk, (2, 2, 2, 2), n),
     "resnet34-uibk": lambda n: ResNet(Uibk, (3, 4, 6, 3), n),
 }
-FRAMES = {"vgg": 1280}  # as few as the network takes, for speed; others take FEW
+# As few as the network takes, for speed; others take FEW. The CRNN pads all to 1440.
+FRAMES = {"vgg": 1280, "custom-vgg": 1280, "crnn": 1365}
 FEW = 64
 
 
@@ -120,13 +168,20 @@ def randomise(net):
 
 @torch.no_grad()
 def settle(net, mels):
-    """Set the running statistics to those of ``mels``, as training does, and go to evaluation."""
+    """Set the running statistics to those of ``mels``, as training does, and go to evaluation.
+
+    Statistics of a map of a single point are left alone: two songs of noise are too alike there.
+    """
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momentums = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum = 1.0
+        norm.momentum = 0.0 if norm is getattr(net, "bn_6", None) else 1.0
+    for module in net.modules():
+        if hasattr(module, "set_key"):  # dropout
+            module.set_key(0, 0)
     net.train()(mels)
-    for norm in norms:
-        norm.momentum = 0.1
+    for norm, momentum in zip(norms, momentums, strict=True):
+        norm.momentum = momentum
     net.eval()
 
 
@@ -145,7 +200,7 @@ def state_of(net):
             path = name.split(".")
             if path[0].startswith("layer") and path[2] in ("conv1", "bn1"):
                 continue
-        head = name.startswith(("dense.", "fc."))
+        head = name.startswith(("dense.", "fc.", "output."))
         new = "head." + name.split(".")[1] if head else "backbone." + name
         state[new] = value.clone().reshape(1) if value.dim() == 0 else value.clone()
     return state

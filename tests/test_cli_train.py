@@ -242,6 +242,25 @@ def test_the_patience_is_the_backbones_unless_given(
     assert seen == [30, None, 7, None]
 
 
+def test_the_settings_are_those_of_the_backbones_authors(
+    songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(settings: runs.RunSettings, *_: object) -> tuple[dict[str, float], int]:
+        names = ("epochs", "batch_size", "learning_rate")
+        return {name: float(getattr(settings, name)) for name in names}, 0
+
+    monkeypatch.setattr("fastmte.cli._training.run", told)
+    for backbone, given, expected in [
+        ("vgg", [], ["100.000000", "64.000000", "0.000100"]),
+        ("custom-vgg", [], ["100.000000", "32.000000", "0.000100"]),
+        ("crnn", [], ["32.000000", "64.000000", "0.001000"]),
+        ("crnn", ["--epochs", 3, "--batch-size", 5], ["3.000000", "5.000000", "0.001000"]),
+    ]:
+        result = run("--data", songs, "--partition", "linear", "--backbone", backbone, *given)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.split()[1:6:2] == expected
+
+
 def test_the_patience_may_be_the_demos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastmte.cli._training_settings.DEMO_RECIPE", {"patience": 3})
     monkeypatch.setattr(

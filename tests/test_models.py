@@ -1,6 +1,6 @@
 import pytest
 import torch
-from networks import NETWORKS, mels_of, network, state_of
+from networks import NETWORKS, mels_of, network, settle, state_of
 from torch import nn
 from torch.testing import assert_close
 
@@ -14,9 +14,12 @@ from fastmte.models.layers import (
     normalised_conv,
     stream,
 )
+from fastmte.models.recurrent import GRU
 
 PARAMETERS = {  # of one member that scores 56 labels: ours, and with the paper's dead layers
     "vgg": (448_122, 448_122),
+    "custom-vgg": (4_089_146, 4_089_146),
+    "crnn": (394_296, 394_296),
     "resnet18": (11_198_968, 11_198_968),
     "resnet34": (21_307_128, 21_307_128),
     "resnet18-uibk": (5_637_496, 6_167_544),
@@ -33,7 +36,7 @@ def test_backbones_are_listed_sorted():
 
 
 def test_an_unknown_backbone_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"one of resnet18, .*vgg, got 'resnet19'"):
+    with pytest.raises(ValueError, match=r"one of crnn, .*vgg, got 'resnet19'"):
         create_backbone("resnet19")
 
 
@@ -67,21 +70,40 @@ def test_training_defaults_are_the_papers():
     assert create_backbone("vgg").dropout == 0.5
     assert create_backbone("resnet18").early_stop_patience == 30
     assert create_backbone("resnet18").dropout == 0
+    assert create_backbone("crnn").early_stop_patience is None
+    settings = {
+        name: (backbone.epochs, backbone.batch_size, backbone.learning_rate)
+        for name in ("vgg", "resnet18-uibk", "custom-vgg", "crnn")
+        for backbone in [create_backbone(name)]
+    }
+    assert settings == {
+        "vgg": (100, 64, 1e-4),
+        "resnet18-uibk": (100, 64, 1e-4),
+        "custom-vgg": (100, 32, 1e-4),
+        "crnn": (32, 64, 1e-3),
+    }
+
+
+def without_dropout(ensemble):
+    for layer in ensemble._dropouts():
+        layer.p = 0.0
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_member_equals_the_plain_network(name):
-    plain = network(name, 5)
+    plain, mels = network(name, 5), mels_of(name)
+    with torch.no_grad():
+        settle(plain, mels)  # or the gates of a GRU are open or shut whatever the song
     ensemble = FusedEnsemble.from_state(name, [0] * 5, state_of(plain)).eval()
-    mels = mels_of(name)
     with torch.no_grad():
         assert_close(ensemble(mels), plain(mels), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vgg", "resnet18", "resnet18-uibk"])
+@pytest.mark.parametrize("name", ["vgg", "custom-vgg", "crnn", "resnet18", "resnet18-uibk"])
 def test_training_updates_the_running_statistics_as_the_plain_network(name):
     plain = network(name, 5).train()
     ensemble = FusedEnsemble.from_state(name, [0] * 5, state_of(plain)).train()
+    without_dropout(ensemble)
     mels = mels_of(name)
     with torch.no_grad():
         ensemble.backbone(mels)
@@ -91,11 +113,34 @@ def test_training_updates_the_running_statistics_as_the_plain_network(name):
         assert_close(value, expected[key], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["custom-vgg", "crnn"])
+def test_gradients_are_the_plain_networks(name):
+    plain = network(name, 3).double().train()
+    ensemble = FusedEnsemble.from_state(name, [0] * 3, state_of(plain)).train()
+    without_dropout(ensemble)
+    mels, weights = mels_of(name).double(), torch.randn(2, 3).double()
+    (ensemble(mels) * weights).sum().backward()
+    (plain(mels) * weights).sum().backward()
+    for key, parameter in plain.named_parameters():
+        got = ensemble.state_dict(keep_vars=True)[ensemble_name(key)].grad
+        # Biases before a normalisation have no gradient but rounding.
+        atol = max(1e-8 * parameter.grad.norm().item(), 1e-10)
+        assert_close(got, parameter.grad, rtol=1e-8, atol=atol)
+
+
+def ensemble_name(key):
+    part, _, rest = key.partition(".")
+    return f"head.{rest}" if part in ("dense", "output") else f"backbone.{key}"
+
+
 @pytest.mark.parametrize(
     "name, frames, text",
     [
         ("vgg", 1279, "1280 to 2559 frames, got 1279"),
         ("vgg", 2560, "1280 to 2559 frames, got 2560"),
+        ("custom-vgg", 1279, "1280 to 2559 frames, got 1279"),
+        ("crnn", 95, "96 to 1440 frames, got 95"),
+        ("crnn", 1441, "96 to 1440 frames, got 1441"),
         ("resnet18", 31, "at least 32 frames, got 31"),
         ("resnet18-uibk", 0, "at least 32 frames, got 0"),
     ],
@@ -105,7 +150,13 @@ def test_too_few_or_too_many_frames_are_refused(name, frames, text):
         create_backbone(name)(torch.zeros(1, 96, frames))
 
 
-@pytest.mark.parametrize("name, frames", [("vgg", 1280), ("vgg", 2559), ("resnet18", 32)])
+@pytest.mark.parametrize(
+    "name, frames",
+    [
+        *(("vgg", 1280), ("vgg", 2559), ("custom-vgg", 2559)),
+        *(("crnn", 96), ("crnn", 1440), ("resnet18", 32)),
+    ],
+)
 def test_the_outermost_lengths_work(name, frames):
     backbone = create_backbone(name, 2).eval()
     with torch.no_grad():
@@ -118,9 +169,13 @@ def test_mels_must_be_96_bands(shape):
         create_backbone("vgg")(torch.zeros(shape))
 
 
-def test_an_empty_batch_gives_no_features():
+@pytest.mark.parametrize(
+    "name, n_features", [("vgg", 64), ("custom-vgg", 512), ("crnn", 32), ("resnet18", 512)]
+)
+def test_an_empty_batch_gives_no_features(name, n_features):
     with torch.no_grad():
-        assert create_backbone("vgg", 3).eval()(torch.zeros(0, 96, 1280)).shape == (0, 3, 64)
+        features = create_backbone(name, 3).eval()(torch.zeros(0, 96, 1280))
+    assert features.shape == (0, 3, n_features)
 
 
 def test_he_weights_count_the_fan_of_one_member():
@@ -139,6 +194,46 @@ def test_other_weights_start_as_torchs(name):
     bound = (64 * 9) ** -0.5
     assert 0.99 * bound < conv.weight.abs().max().item() <= bound
     assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)
+
+
+def test_crnn_weights_start_as_keras():
+    torch.manual_seed(0)
+    crnn = create_backbone("crnn", 3)
+    bound = (6 / ((64 + 128) * 9)) ** 0.5
+    assert 0.99 * bound < crnn.conv2.weight.abs().max().item() <= bound
+    bound = (6 / ((1 + 64) * 9)) ** 0.5
+    assert 0.99 * bound < crnn.conv1.weight.abs().max().item() <= bound
+    for one in crnn.gru2.weight_hh_l0.chunk(3):
+        assert_close(one.mT @ one, torch.eye(32), rtol=0, atol=1e-5)
+    bound = (6 / (128 + 96)) ** 0.5
+    for one in crnn.gru1.weight_ih_l0.chunk(3):
+        assert 0.99 * bound < one.abs().max().item() <= bound
+    assert not any(p.any() for name, p in crnn.named_parameters() if "conv" in name and "b" in name)
+    assert not any(p.any() for name, p in crnn.named_parameters() if "bias_" in name)
+
+
+@pytest.mark.parametrize("n_songs", [0, 1, 3])
+def test_gru_is_torchs_for_each_member(n_songs):
+    layer = GRU(3, 5, 4).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    x = torch.randn(3, 7, n_songs, 5).double().requires_grad_()
+    weights = torch.randn(3, 7, n_songs, 4).double()
+    got = layer(x)
+    (got * weights).sum().backward()
+    for k in range(3):
+        plain = nn.GRU(5, 4).double()
+        own = {name: p.detach().chunk(3)[k] for name, p in layer.named_parameters()}
+        plain.load_state_dict(own)
+        inputs = x.detach()[k].clone().requires_grad_()
+        expected, _ = plain(inputs)
+        assert_close(got[k], expected, rtol=1e-12, atol=1e-12)
+        (expected * weights[k]).sum().backward()
+        assert_close(x.grad[k], inputs.grad, rtol=1e-12, atol=1e-12)
+        for name, parameter in layer.named_parameters():
+            expected = dict(plain.named_parameters())[name].grad
+            assert_close(parameter.grad.chunk(3)[k], expected, rtol=1e-11, atol=1e-11)
 
 
 def norm_and_conv(members):
@@ -234,9 +329,28 @@ def test_a_mask_depends_on_seed_member_step_and_element_alone(device):
     assert torch.equal(mask.cpu(), dropout()(x.cpu()))  # nor on the device
     assert torch.equal(mask[:, 2:], dropout([2]).to(device)(x[:, 2:]))  # nor on other members
     assert torch.equal(mask[:5], dropout().to(device)(x[:5]))  # nor on songs behind it
-    for other in (dropout(seed=5), dropout(step=5), dropout([3, 4, 5])):
+    later = Dropout(range(3), 0.5, layer=1).train()
+    later.set_key(3, 4)
+    for other in (dropout(seed=5), dropout(step=5), dropout([3, 4, 5]), later):
         agreement = (other.to(device)(x) == mask).float().mean((0, 2))
         assert ((agreement - 0.5).abs() < 0.12).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 7), (5, 6, 3, 5), (0, 3, 4), (2, 3, 40_001)])
+def test_masks_of_maps_are_a_members_own_and_follow_the_place_in_the_batch(device, shape):
+    x = torch.ones(shape, device=device)
+    mask = dropout().to(device)(x)
+    assert mask.shape == shape
+    assert x.numel() == 0 or 0.3 < (mask == 0).float().mean() < 0.7
+    each = shape[1] // 3
+    for k in range(3):
+        own = x[:, k * each : (k + 1) * each]
+        assert torch.equal(dropout([k]).to(device)(own), mask[:, k * each : (k + 1) * each])
+    rest = Dropout(range(3), 0.5).train()
+    rest.set_key(3, 4, first=2)
+    assert torch.equal(rest.to(device)(x[2:]), mask[2:])
+    if x.dim() == 4:
+        assert torch.equal(dropout().to(device)(x.to(memory_format=torch.channels_last)), mask)
 
 
 def test_masks_of_neighbours_are_unrelated():

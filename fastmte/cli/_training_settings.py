@@ -40,6 +40,9 @@ def new_settings(ctx: click.Context, given: dict[str, Any], display: Display) ->
     values = _values(given)
     if given["patience"] is None:
         values["patience"] = network.early_stop_patience
+    for name in ("epochs", "batch_size", "learning_rate"):
+        if given[name] is None:
+            values[name] = getattr(network, name)
     if values["is_demo"]:
         _check_demo(given)
         _take_recipe(ctx, values, network, display)

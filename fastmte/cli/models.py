@@ -78,8 +78,8 @@ def convert(
     """Convert published weights to a model folder.
 
     Knows MTG-Jamendo's baseline (best_model.pth), which is also the paper's VGG, the
-    paper's ResNet-18 and -34, and torchvision's with one input channel. Nothing in
-    the file is run: it must hold plain tensors.
+    paper's CustomCNN, ResNet-18 and -34, and torchvision's with one input channel.
+    Nothing in the file is run: it must hold plain tensors.
     """
     from fastmte.convert import convert_pth, read_tags
     from fastmte.data.task_files import read_thresholds
@@ -129,6 +129,9 @@ def _backbone(name: str) -> dict[str, Any]:
         "max_frames": backbone.max_frames,
         "dropout": backbone.dropout,
         "early_stop_patience": backbone.early_stop_patience,
+        "epochs": backbone.epochs,
+        "batch_size": backbone.batch_size,
+        "learning_rate": backbone.learning_rate,
         "origin": backbone.origin,
     }
 

@@ -19,7 +19,11 @@ from fastmte.cli._process import (
 
 @click.command(context_settings={"show_default": True})
 @click.option("--backbone", help="Network of the members; see fastmte models list.")
-@click.option("--batch-size", type=click.IntRange(2), default=64, help="Songs a step.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(2),
+    help="Songs a step  [default: the backbone's: 32 for custom-vgg, else 64]",
+)
 @click.option(
     "--crop",
     type=click.Choice(["centre", "random"]),
@@ -33,7 +37,11 @@ from fastmte.cli._process import (
     help="Collection of MTG-Jamendo's layout  [env: FASTMTE_DATA; default: the built-in demo]",
 )
 @click.option("--device", default="auto", help="Where to train: auto, cpu, cuda, cuda:1 ...")
-@click.option("--epochs", type=click.IntRange(1), default=100, help="Passes over the songs.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    help="Passes over the songs  [default: the backbone's: 32 for crnn, else 100]",
+)
 @click.option(
     "--features",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -42,7 +50,9 @@ from fastmte.cli._process import (
 @click.option("--force", is_flag=True, help="Replace the run in --out.")
 @click.option("--frames", type=click.IntRange(1), default=1366, help="Width of the crops.")
 @click.option(
-    "--learning-rate", type=options.FiniteRange(0, min_open=True), default=1e-4, help="Adam's."
+    "--learning-rate",
+    type=options.FiniteRange(0, min_open=True),
+    help="Adam's  [default: the backbone's: 0.001 for crnn, else 0.0001]",
 )
 @options.mel_preset
 @click.option(
@@ -61,7 +71,7 @@ from fastmte.cli._process import (
     "--patience",
     type=click.IntRange(0),
     help="Epochs without a better validation ROC-AUC that end a member; 0: none, and its last "
-    "weights are kept  [default: the backbone's: 30 for ResNets, 0 for VGG]",
+    "weights are kept  [default: the backbone's: 30 for ResNets, else 0]",
 )
 @click.option(
     "--plateau-patience",
@@ -85,7 +95,8 @@ def train(ctx: click.Context, **given: Any) -> None:
     """Train an ensemble, one member for each part of the labels, all in one network.
 
     The partition is dkmeans, dkmeans-published, kmeans, linear, moodtheme, single, random,
-    or a JSON file of lists of tags. The defaults are the paper's; the demo has its own.
+    or a JSON file of lists of tags. The defaults are those of the backbone's authors, for the
+    VGG and the ResNets the paper's; the demo has its own.
     The run folder gets the model, its metrics, predictions and thresholds.
 
     \b

@@ -28,7 +28,11 @@ class Backbone(nn.Module):
     max_frames: int | None = None  # None: no limit
     dropout: float = 0.0  # between features and head
     channels_last: bool = False  # trains faster in this layout on a CPU
+    # What its authors trained it with, and so what ``fastmte train`` does unless told otherwise.
     early_stop_patience: int | None = None  # epochs; None: train to the last epoch and keep it
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 1e-4  # Adam's
 
     def __init__(self, members: int) -> None:
         super().__init__()

@@ -57,6 +57,14 @@ class Conv2d(nn.Conv2d):
         fan_out = self.out_channels // self.members * self.kernel_size[0] * self.kernel_size[1]
         self.weight.normal_(0.0, (2.0 / fan_out) ** 0.5)
 
+    @torch.no_grad()
+    def reset_glorot(self) -> None:
+        """Draw weights as Keras does: uniform, variance 2 / (fan-in + fan-out) of ONE member."""
+        fans = self.weight[0].numel() * (1 + self.out_channels / self.members / self.weight.size(1))
+        self.weight.uniform_(-((6.0 / fans) ** 0.5), (6.0 / fans) ** 0.5)
+        if self.bias is not None:
+            self.bias.zero_()
+
 
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation of each member's channels.
@@ -70,8 +78,10 @@ class BatchNorm2d(nn.BatchNorm2d):
     num_batches_tracked: Tensor  # (K,)
     momentum: float
 
-    def __init__(self, members: int, channels: int) -> None:
-        super().__init__(members * channels)
+    def __init__(
+        self, members: int, channels: int, eps: float = 1e-5, momentum: float = 0.1
+    ) -> None:
+        super().__init__(members * channels, eps, momentum)
         self.register_buffer("num_batches_tracked", torch.zeros(members, dtype=torch.int64))
 
 
@@ -137,34 +147,45 @@ def normalised_conv(x: Tensor, norm: SharedInputNorm, conv: Conv2d) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask depends on seed, member id, step and element alone.
+    """Dropout whose mask depends on seed, member id, step, layer and element alone.
 
     No generator has a state, so a member's masks are the same on every device,
     alone or among others, and after other members have been retired.
 
     Args:
         member_ids: the id of each member's stream.
-        p: share of elements set to 0; the others grow by 1 / (1 - p).
+        p: share of elements set to 0, to 1 / 65536; the others grow by 1 / (1 - p).
+        layer: number of the layer in its network.
+
+    Shape:
+        - Input and output: (B, K, D), or a map (B, K * C, H, W).
     """
 
     key: Tensor  # (K,) int64
 
-    def __init__(self, member_ids: Sequence[int], p: float) -> None:
+    def __init__(self, member_ids: Sequence[int], p: float, layer: int = 0) -> None:
         super().__init__()
         self.member_ids = tuple(member_ids)
-        self.p = p
+        self.p, self.layer = p, layer
         self.has_key = False
+        self.first = 0
         key = torch.zeros(len(self.member_ids), dtype=torch.int64, device="cpu")
         self.register_buffer("key", key, persistent=False)
 
-    def set_key(self, seed: int, step: int) -> None:
-        """Choose the masks of one training step (at least 0)."""
-        keys = [stream(seed, member, step) for member in self.member_ids]
+    def set_key(self, seed: int, step: int, first: int = 0) -> None:
+        """Choose the masks of one training step (at least 0).
+
+        Args:
+            seed: of the training.
+            step: number of the step.
+            first: place in the step's batch of the first song that this process has of it.
+        """
+        keys = [stream(seed, member, step, self.layer) for member in self.member_ids]
         self.key.copy_(torch.tensor(keys, dtype=torch.int64, device="cpu"))
-        self.has_key = True
+        self.has_key, self.first = True, first
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x (B, K, D) with its dropped elements set to 0; in evaluation x itself.
+        """Return x with its dropped elements set to 0; in evaluation x itself.
 
         Raises:
             RuntimeError: in training, before any key was set.
@@ -173,10 +194,24 @@ class Dropout(nn.Module):
             return x
         if not self.has_key:
             raise RuntimeError("dropout has no key: call set_dropout_key(seed, step) every step")
-        n_batch, _, n_features = x.shape
-        element = torch.arange(n_batch * n_features, device=x.device).view(n_batch, 1, n_features)
-        dropped = _uniform24(self.key[:, None] + element * _GOLDEN) < self.p * 2**24
-        return x.masked_fill(dropped, 0) / (1 - self.p)
+        return x.masked_fill(self._dropped(x.shape, x.device), 0).div_(1 - self.p)
+
+    def _dropped(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Return a bool mask; every hash decides on four elements that follow each other."""
+        n_songs, n_members = shape[0], len(self.member_ids)
+        each = shape[1:].numel() // n_members  # elements of a song and member
+        n_words = -(-each // 4)
+        dropped = torch.empty(n_members, n_songs, 4 * n_words, dtype=torch.bool, device=device)
+        least = round(self.p * 2**16) - 2**15
+        # Few hashes at a time stay in the cache of a CPU.
+        room = 2**15 if device.type == "cpu" else 2**24
+        step = max(1, room // n_members)
+        for start in range(0, n_songs * n_words, step):
+            end = min(start + step, n_songs * n_words)
+            word = self.first * n_words + torch.arange(start, end, device=device)
+            bits = _mixed(self.key[:, None] + word * _GOLDEN).view(torch.int16)
+            torch.lt(bits, least, out=dropped.flatten(1)[:, 4 * start : 4 * end])
+        return dropped[..., :each].transpose(0, 1).reshape(shape)
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows."""
@@ -192,13 +227,13 @@ _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
 
-def _uniform24(z: Tensor) -> Tensor:
-    """Return uniform integers in [0, 2**24) as the hash of int64 ``z``.
+def _mixed(z: Tensor) -> Tensor:
+    """Return 64 random bits as the hash of each int64 of ``z``, which it overwrites.
 
     int64 wraps on every device; ``>>`` copies the sign, so each shift is masked.
 
     Reference: Steele, Lea, Flood 2014, SplitMix64's output function.
     """
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * _MIX_1
-    z = (z ^ ((z >> 27) & (2**37 - 1))) * _MIX_2
-    return (z >> 40 ^ z >> 9) & (2**24 - 1)
+    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
+        z.bitwise_xor_((z >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)
+    return z.bitwise_xor_((z >> 31).bitwise_and_(2**33 - 1))
