@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
-from fastmte.files import atomic_write
+from fastmte.files import atomic_write, whole_folder
 from fastmte.mel import MelConfig
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -81,18 +80,8 @@ def save(checkpoint: Checkpoint, folder: str | Path) -> None:
     if folder.exists():
         _replace(folder, config, weights)
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error
-    try:
-        _replace(temporary, config, weights)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with whole_folder(folder) as new:
+        _replace(new, config, weights)
 
 
 def _replace(folder: Path, config: bytes, weights: bytes) -> None:

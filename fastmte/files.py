@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,6 +54,30 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             is_missing = isinstance(error, FileNotFoundError)
             hint = " (make the folder first)" if is_missing else ""
             raise OSError(error.errno, f"{error.strerror}{hint}", str(path)) from error
+        raise
+
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a folder to fill that takes the name ``folder`` when the block ends without an error.
+
+    Its parents are made; it must not be there itself.
+
+    Raises:
+        OSError: the folder cannot be written; names ``folder``.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    try:
+        yield temporary
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 

@@ -40,7 +40,7 @@ def test_json_has_every_fact():
     names = ["crop_mels", "dkmeans_assign", "label_centroids", "label_centroids.csr"]
     assert list(facts["operators"]["operators"]) == names
     assert facts["packages"]["numpy"]
-    assert set(facts["extras"]) == {"essentia", "matplotlib"}
+    assert set(facts["extras"]) == {"essentia", "matplotlib", "onnx", "onnxruntime", "openvino"}
     assert {"OGG", "FLAC", "WAV"} <= set(facts["audio"]["formats"])
     assert facts["audio"]["libsndfile"]
     assert facts["threads"]["torch"] >= 1
@@ -101,9 +101,13 @@ def test_the_cuda_line():
 
 
 def test_missing_extras_are_named(facts):
-    text = advice(facts, extras={"essentia": None, "matplotlib": None})
-    assert "pip install 'fastmte[essentia]'" in text
-    assert "pip install 'fastmte[plot]'" in text
+    text = advice(facts, extras=dict.fromkeys(facts["extras"]))
+    assert "Optional essentia: pip install 'fastmte[essentia]'." in text
+    assert "Optional matplotlib: pip install 'fastmte[plot]'." in text
+    assert "Optional onnx and onnxruntime: pip install 'fastmte[onnx]'." in text
+    assert "Optional openvino: pip install 'fastmte[openvino]'." in text
+    text = advice(facts, extras=dict.fromkeys(facts["extras"], "1.0") | {"onnxruntime": None})
+    assert "Optional onnxruntime: pip install 'fastmte[onnx]'." in text and "essentia" not in text
 
 
 def test_a_missing_package_is_missing():

@@ -14,7 +14,7 @@ import fastmte
 # A room is a module or package right below fastmte. Rooms of one layer do not know each other.
 LAYERS = [
     {"errors"},
-    {"files"},
+    {"extras", "files"},
     {"_checks"},
     {"reference_maps", "_kernels_maps"},
     {"reference"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"audio", "mel", "crop", "features", "labels", "metrics", "models", "partition"},
     {"data", "ensemble", "checkpoint"},
     {"plan"},
-    {"runs", "convert"},
+    {"runs", "convert", "export"},
     {"train", "predict", "report"},
     {"cli"},
     {"__main__"},

@@ -20,7 +20,7 @@ COMMANDS = {  # name -> its line on the help page, so that help imports no comma
     "partition": "Split the labels among the members of an ensemble.",
     "prepare": "Turn a collection of songs into a mel store.",
     "features": "Descriptors of songs, the label space of a partition.",
-    "models": "List, show and convert models.",
+    "models": "List, show, convert and export models.",
     "export": "Write the scores of a tagged folder as a table.",
     "report": "Write a run and its tagged songs as one HTML page.",
     "doctor": "Show what is built, loaded and missing.",

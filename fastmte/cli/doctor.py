@@ -11,9 +11,9 @@ import click
 
 import fastmte
 from fastmte.cli import options
+from fastmte.extras import EXTRAS
 
 _PACKAGES = ("numpy", "numba", "scikit-learn", "soundfile", "safetensors", "rich", "pyarrow")
-_EXTRAS = {"essentia": "essentia", "matplotlib": "plot"}  # package -> the extra that brings it
 _TOOLS = {"compiler": ("c++", "g++", "clang++"), "cmake": ("cmake",), "nvcc": ("nvcc",)}
 _REBUILD = "pip install --force-reinstall --no-deps (-e) . in fastmte's source folder"
 
@@ -44,7 +44,7 @@ def find_facts() -> dict[str, Any]:
             for tool, names in _TOOLS.items()
         },
         "packages": {name: _version(name) for name in _PACKAGES},
-        "extras": {name: _version(name) for name in _EXTRAS},
+        "extras": {name: _version(name) for name in EXTRAS},
         "audio": _audio_facts(),
     }
     return {**facts, "advice": _advice(facts)}
@@ -110,9 +110,10 @@ def _advice(facts: dict[str, Any]) -> list[str]:
         lines.append("Audio files cannot be read: pip install soundfile.")
     elif "MP3" not in facts["audio"]["formats"]:
         lines.append("This libsndfile reads no MP3: pip install -U soundfile (libsndfile 1.1).")
-    for package, extra in _EXTRAS.items():
-        if facts["extras"][package] is None:
-            lines.append(f"Optional {package}: pip install 'fastmte[{extra}]'.")
+    for extra in dict.fromkeys(EXTRAS.values()):
+        absent = [name for name in EXTRAS if EXTRAS[name] == extra and not facts["extras"][name]]
+        if absent:
+            lines.append(f"Optional {' and '.join(absent)}: pip install 'fastmte[{extra}]'.")
     return lines
 
 

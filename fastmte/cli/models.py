@@ -1,4 +1,4 @@
-"""``fastmte models``: list, show, convert."""
+"""``fastmte models``: list, show, convert, export."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastmte.cli._model_export import export
 from fastmte.cli.options import as_json
 
 if TYPE_CHECKING:
@@ -18,12 +19,16 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.group()
 def models() -> None:
-    """List, show and convert models.
+    """List, show, convert and export models.
 
     \b
       fastmte models list
       fastmte models convert best_model.pth -o models/mtg
+      fastmte models export models/mtg --format onnx -o mtg.onnx
     """
+
+
+models.add_command(export)
 
 
 @models.command("list")

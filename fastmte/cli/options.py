@@ -45,6 +45,20 @@ def _in_a_folder(ctx: click.Context, param: click.Parameter, path: Path | None) 
     return path
 
 
+def check_file(path: Path) -> None:
+    """Find out now, and not after the work, that ``-o`` cannot be a file to write.
+
+    Raises:
+        click.BadParameter: it is a folder, or has none to be written in.
+    """
+    name = click.format_filename(path)
+    if path.is_dir():
+        raise click.BadParameter(f"{name}: is a folder; name a file", param_hint="-o")
+    if not path.absolute().parent.is_dir():
+        text = f"{name}: there is no such folder; make it first"
+        raise click.BadParameter(text, param_hint="-o")
+
+
 def _mel_preset(note: str = "") -> Callable[[Any], Any]:
     return click.option(
         "--mel",

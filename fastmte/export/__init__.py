@@ -1,0 +1,1 @@
+"""Trained ensembles in the forms that other programs read."""
