@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from fastmte.files import atomic_write, write_json
+from fastmte.files import atomic_write, whole_folder, write_json
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -60,3 +60,26 @@ def test_write_json_keeps_text_readable(tmp_path):
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert "näme" in text
     assert json.loads(text) == {"näme": [1, 2.5]}
+
+
+def test_a_whole_folder_appears_at_the_end(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    with whole_folder(folder) as new:
+        (new / "file").write_text("1")
+        assert not folder.exists()
+    assert (folder / "file").read_text() == "1"
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+def test_a_failure_leaves_no_folder(tmp_path):
+    with pytest.raises(KeyError), whole_folder(tmp_path / "folder") as new:
+        (new / "file").write_text("1")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    long = tmp_path / ("n" * 250)  # the temporary name is longer than names may be
+    with pytest.raises(OSError, match="nnn") as caught, whole_folder(long):
+        pass
+    assert caught.value.filename == str(long)

@@ -19,6 +19,7 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
 }
 ENGINES = tuple(_PACKAGES)
+WITHOUT_BFLOAT16 = ("onnx",)  # on CPUs
 
 
 def engine_runner(engine: str, ensemble: FusedEnsemble, dtype: torch.dtype) -> Runner:
@@ -30,18 +31,20 @@ def engine_runner(engine: str, ensemble: FusedEnsemble, dtype: torch.dtype) -> R
     Args:
         engine: one of ``ENGINES``.
         ensemble: on the CPU; for ``compile`` on any device.
-        dtype: float32, or bfloat16 if the engine ``has_bfloat16``.
+        dtype: float32, or bfloat16 of engines that are not in ``WITHOUT_BFLOAT16``.
 
     Raises:
         InputError: the engine is not installed, or cannot run this backbone on its device.
-        ValueError: no such engine.
+        ValueError: no such engine, or one that does not compute in ``dtype``.
     """
     if reason := missing(engine):
         raise InputError(reason)
+    if dtype not in (torch.float32, *([] if engine in WITHOUT_BFLOAT16 else [torch.bfloat16])):
+        raise ValueError(f"the engine {engine} does not compute in {dtype}")
     device = ensemble.head.weight.device
     if engine != "compile" and device.type != "cpu":
         raise InputError(f"the engine {engine} runs on the CPU here, got a model on {device}")
-    return _RUNNERS[engine](FoldedNetwork(ensemble.backbone), dtype)
+    return _RUNNERS[engine](FoldedNetwork(ensemble.backbone).to(device), dtype)
 
 
 def missing(engine: str) -> str:
@@ -60,18 +63,9 @@ def missing(engine: str) -> str:
     return ""
 
 
-def has_bfloat16(engine: str) -> bool:
-    """Tell whether an engine that is installed computes in bfloat16 on this CPU."""
-    if engine == "openvino":
-        from fastmte.plan.openvino_graph import cpu_has_bfloat16
-
-        return cpu_has_bfloat16()
-    return engine == "compile" and torch.cpu._is_amx_tile_supported()
-
-
 def _compile(network: FoldedNetwork, dtype: torch.dtype) -> Runner:
     network.set_dtype(dtype)
-    compiled = torch.compile(network, options={"freezing": True}, dynamic=False)
+    compiled = torch.compile(network, fullgraph=True, dynamic=False, options={"freezing": True})
 
     def run(mels: Tensor) -> Tensor:
         with torch.no_grad():  # with inference tensors nothing is frozen

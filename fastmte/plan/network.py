@@ -126,10 +126,10 @@ def _modules(stages: tuple[Stage, ...], member: int, names: dict[int, str]) -> N
             yield from _conv_modules(stage, member, names[id(stage.conv)])
             continue
         shortcut = () if stage.shortcut is None else (stage.shortcut,)
-        block = names[id(stage.branch[0].conv)].rpartition("/")[0]
+        last = names[id(stage.branch[-1].conv)]
         sides = [_sequential(_modules(side, member, names)) for side in (stage.branch, shortcut)]
-        yield f"{block}/add", Residual(*sides)
-        yield f"{block}/relu", nn.ReLU()
+        yield f"{last}/add", Residual(*sides)
+        yield f"{last}/relu", nn.ReLU()
 
 
 def _conv_modules(stage: ConvStage, member: int, name: str) -> Named:

@@ -68,8 +68,3 @@ def compiled(
         "PERFORMANCE_HINT": "LATENCY",
     }
     return openvino.Core().compile_model(model(network, shape), "CPU", settings)
-
-
-def cpu_has_bfloat16() -> bool:
-    """Tell whether the CPU computes in bfloat16."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
