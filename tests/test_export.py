@@ -115,7 +115,7 @@ def test_names_of_many_members_sort_as_their_numbers(tmp_path, monkeypatch):
     assert load(tmp_path / "out" / "member-10").tags == ("k",)
 
 
-@pytest.mark.parametrize("backbone", ["vgg", "resnet18", "resnet18-uibk"])
+@pytest.mark.parametrize("backbone", ["vgg", "custom-vgg", "resnet18", "resnet18-uibk"])
 def test_plain_pytorch_loads_a_member_as_the_readme_says(backbone, tmp_path, monkeypatch):
     first, *_ = write_members(checkpoint(backbone), tmp_path)
     text = (tmp_path / "README.md").read_text()

@@ -18,6 +18,7 @@ PARTITION, README = "partition.json", "README.md"
 # whether all it has is in the file: the paper's code also registers layers it never calls.
 _ELSEWHERE = {
     "vgg": ("`CNN` of MTG/mtg-jamendo-dataset, `scripts/baseline/model.py`", "dense", True),
+    "custom-vgg": ("`CustomCNN` of dbis-uibk/MediaEval2021", "dense", True),
     "resnet18": ("torchvision's `resnet18` with a `conv1` of one input channel", "fc", True),
     "resnet34": ("torchvision's `resnet34` with a `conv1` of one input channel", "fc", True),
     "resnet18-uibk": ("`ResNet` of dbis-uibk/MediaEval2021, 18 layers", "fc", False),
@@ -118,7 +119,9 @@ def _checkpoint(checkpoint: Checkpoint, member: FusedEnsemble, k: int) -> Checkp
 def _readme(checkpoint: Checkpoint, names: list[str]) -> str:
     """Return how to use the members, with and without fastmte."""
     backbone = checkpoint.ensemble.backbone_name
-    network, head, is_whole = _ELSEWHERE.get(backbone, ("`fastmte.models`", "head", True))
+    network, head, is_whole = _ELSEWHERE.get(
+        backbone, ("the network in `fastmte.models`", "head", True)
+    )
     return _TEXT.format(
         n_members=len(names),
         backbone=backbone,
