@@ -91,6 +91,28 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_object(path: str | Path, format: str, remedy: str = "") -> dict[str, Any]:
+    """Return the JSON object in a file, which names its own format.
+
+    Args:
+        path: the file.
+        format: what it must have under ``"format"``.
+        remedy: what to do about a file that is not so, for the error.
+
+    Raises:
+        InputError: it holds no JSON object, or one of another format.
+        OSError: the file cannot be read.
+    """
+    remedy = remedy and f"; {remedy}"
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}){remedy}") from error
+    if not isinstance(value, dict) or value.get("format") != format:
+        raise InputError(f"{path}: not of the format {format!r}{remedy}")
+    return value
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder, as long as the block, or this process, lives.

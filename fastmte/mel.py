@@ -43,10 +43,14 @@ class MelConfig:
         Raises:
             InputError: a value is out of range.
         """
+        if not isinstance(self.preset, str):
+            raise InputError(f"mel config: preset must be a name, got {self.preset!r}")
         for name in ("sample_rate", "frame_size", "hop", "bands"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise InputError(f"mel config: {name} must be a positive integer, got {value!r}")
+        if type(self.floor_db) not in (int, float) or not math.isfinite(self.floor_db):
+            raise InputError(f"mel config: floor_db must be a finite number, got {self.floor_db!r}")
         if self.frame_size % 2 or self.frame_size < 4:
             raise InputError(f"mel config: frame_size must be even and >= 4, got {self.frame_size}")
         if self.resampler not in ("sinc", "linear"):

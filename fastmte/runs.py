@@ -1,6 +1,5 @@
 """A run folder: what a training was, what came out of it, and how to go on with it."""
 
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ import torch
 import fastmte
 from fastmte import checkpoint, metrics
 from fastmte.errors import InputError
-from fastmte.files import LOCK, atomic_write, write_json
+from fastmte.files import LOCK, atomic_write, read_object, write_json
 from fastmte.labels import MOOD_THEME_TAGS, PREFIX
 
 FORMAT = "fastmte-run-1"
@@ -143,13 +142,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError(f"{folder}: holds no run (there is no {MANIFEST})")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: not of the format {FORMAT}")
-    return manifest
+    return read_object(path, FORMAT)
 
 
 def settings_of(folder: Path) -> RunSettings:

@@ -16,7 +16,7 @@ if not (ROOT / "bench").is_dir():
 sys.path.insert(0, str(ROOT))
 
 from bench import paper, table  # noqa: E402
-from fastmte.cli import COMMANDS  # noqa: E402
+from fastmte.cli import COMMANDS, main  # noqa: E402
 
 BENCH = """
 import torch
@@ -78,6 +78,20 @@ def test_the_readme_names_only_commands_that_exist():
     shell = "\n".join(block.partition("```")[0] for block in blocks)
     named = set(re.findall(r"^fastmte (\w+)", shell, re.M))
     assert named and named <= set(COMMANDS)
+
+
+def options_of(command):
+    """Return the long options of a command and of those below it."""
+    found = {option for param in command.params for option in param.opts}
+    for name in getattr(command, "commands", COMMANDS if command is main else {}):
+        found |= options_of(command.get_command(None, name))
+    return found
+
+
+def test_the_readme_names_only_options_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"(?<=[\s`])--[a-z][a-z-]*", readme))
+    assert {"--model", "--resume", "--force"} <= named <= options_of(main)
 
 
 def test_the_papers_dkmeans_by_hand():

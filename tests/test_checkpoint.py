@@ -219,6 +219,7 @@ def test_a_missing_folder_or_file_is_named(folder, tmp_path):
         ({"member_of_label": [True, 0, 0, 0]}, "member_of_label must be a list of integers"),
         ({"mel": None}, "mel must be an object, got None"),
         ({"mel": {"preset": "x", "bands": 40}}, "vgg: mels must be (B, 96, F), got (1, 40, 1366)"),
+        ({"mel": {"preset": "x", "floor_db": "-100"}}, "floor_db must be a finite number, got"),
         ({"mel": {"preset": "x", "hop": "far"}}, "hop must be a positive integer, got 'far'"),
         ({"frames": 1366.0}, "frames must be an integer, got 1366.0"),
         ({"frames": 30}, "1280 to 2559 frames, got 30"),

@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from fastmte.files import atomic_write, whole_folder, write_json
+from fastmte.errors import InputError
+from fastmte.files import atomic_write, read_object, whole_folder, write_json
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):
@@ -83,3 +84,27 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(OSError, match="nnn") as caught, whole_folder(long):
         pass
     assert caught.value.filename == str(long)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", r"x.json: not JSON \(.*\); do it again$"),
+        (b"\xff\xfe{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "x.json: not of the format 'mine 1'; do it again$"),
+        (b'{"format": "mine 2"}', "not of the format 'mine 1'"),
+    ],
+)
+def test_an_object_of_another_format_is_refused(tmp_path, content, message):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_object(tmp_path / "x.json", "mine 1", "do it again")
+
+
+def test_an_object_of_its_format_is_read(tmp_path):
+    write_json(tmp_path / "x.json", {"format": "mine 1", "tag": "épique"})
+    assert read_object(tmp_path / "x.json", "mine 1")["tag"] == "épique"
+    (tmp_path / "y.json").write_text("{")
+    with pytest.raises(InputError, match=r"y.json: not JSON \(.*\)$"):
+        read_object(tmp_path / "y.json", "mine 1")

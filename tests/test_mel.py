@@ -155,6 +155,11 @@ def test_presets_survive_json() -> None:
     [
         ({"preset": "x", "colour": 1}, "unknown setting colour"),
         ({"bands": 96}, "the setting preset is missing"),
+        ({"preset": ["x"]}, r"preset must be a name, got \['x'\]"),
+        ({"preset": "x", "hop": True}, "hop must be a positive integer, got True"),
+        ({"preset": "x", "floor_db": "low"}, "floor_db must be a finite number, got 'low'"),
+        ({"preset": "x", "floor_db": None}, "floor_db must be a finite number, got None"),
+        ({"preset": "x", "floor_db": float("nan")}, "floor_db must be a finite number, got nan"),
         ({"preset": "x", "hop": 0}, "hop must be a positive integer, got 0"),
         ({"preset": "x", "bands": "many"}, "bands must be a positive integer, got 'many'"),
         ({"preset": "x", "frame_size": 511}, "frame_size must be even"),

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastmte import ops
 from fastmte.crop import BANDS, FRAMES, centre_start
 from fastmte.errors import InputError
+from fastmte.files import read_object
 from fastmte.mel import MelConfig
 
 MELS, SIDECAR = "mels.npy", "store.json"
@@ -249,13 +250,7 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     path = folder / SIDECAR
     if not path.is_file():
         raise InputError(f"{folder}: no finished mel store; make one with fastmte prepare")
-    try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); build the store again") from error
-    if not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
-        raise InputError(f"{path}: not of the format {FORMAT!r}; build the store again")
-    return sidecar
+    return read_object(path, FORMAT, "build the store again")
 
 
 def load_npy(path: Path) -> np.ndarray:
