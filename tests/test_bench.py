@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -83,8 +84,9 @@ def test_the_readme_names_only_commands_that_exist():
 def options_of(command):
     """Return the long options of a command and of those below it."""
     found = {option for param in command.params for option in param.opts}
-    for name in getattr(command, "commands", COMMANDS if command is main else {}):
-        found |= options_of(command.get_command(None, name))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(None):
+            found |= options_of(command.get_command(None, name))
     return found
 
 
