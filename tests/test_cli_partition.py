@@ -160,13 +160,13 @@ def test_tables_of_centroids(tmp_path, rng):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no line of a tag and its numbers"),
-        ("tag,x\n", "has no line of a tag and its numbers"),
-        ("calm,1,2\ndark,1\n", "space.csv:2: must be a tag and 2 finite numbers"),
-        ("calm,1,2\ndark,1,nan\n", "space.csv:2: must be a tag and 2 finite numbers"),
-        ("calm,x.6,1\ndark,1,2\n", "space.csv:1: must be a tag and 2 finite numbers, got 'x.6'"),
-        ("calm,nan,x\ndark,1,2\n", "space.csv:1: must be a tag and 2 finite numbers, got 'nan'"),
-        ("calm,1\ncalm,2\n", "space.csv:2: calm is in it already"),
+        ("", "has no row of a name and its numbers"),
+        ("tag,x\n", "has no row of a name and its numbers"),
+        ("calm,1,2\ndark,1\n", "space.csv:2: must have 3 cells, got 2"),
+        ("calm,1,2\ndark,1,nan\n", "space.csv:2 (dark), column 3: must be a finite number"),
+        ("calm,x.6,1\ndark,1,2\n", "space.csv:1 (calm), column 2: must be a finite number"),
+        ("calm,nan,x\ndark,1,2\n", "space.csv:1 (calm), column 2: must be a finite number"),
+        ("calm,1\ncalm,2\n", "space.csv:2: calm is in line 1 already"),
     ],
 )
 def test_bad_table_of_centroids(tmp_path, text, message):
@@ -193,6 +193,16 @@ def test_bad_table_of_centroids(tmp_path, text, message):
         (("--method", "linear", "--data", "."), 1, "no collection of MTG-Jamendo's layout"),
         (("--method", "linear", "--features", __file__), 2, "--features needs --data"),
         (("--method", "linear", "--data", ".", "--centroids", __file__), 2, "exclude each other"),
+        (("--method", "linear", "--data", ".", "--labels", __file__), 2, "exclude each other"),
+        (("--method", "linear", "--labels", __file__), 2, "--labels needs --features"),
+        (("--method", "linear", "--name-column", "x"), 2, "--name-column needs --points"),
+        (("--method", "linear", "--standardise"), 2, "--standardise needs --points"),
+        (("--method", "linear", "--draws", "9"), 2, "--draws needs --report"),
+        (("--method", "linear", "--report", "r"), 2, "--report needs the labels as points"),
+        (("--method", "linear", "--refine", "both"), 2, "'both' is not one of 'variance'"),
+        (("--method", "linear", "--refine", "variance"), 1, "linear: takes no refinement"),
+        (("--method", "linear", "--n-init", "3"), 1, "linear: takes no number of starts"),
+        (("--method", "linear", "--k-max", "2"), 2, "2 is not in the range x>=3"),
         (("--method", __file__), 1, "no JSON, so no partition"),
         (("--method", "linear", "--seeds", "calm,sad"), 1, "linear: takes no seeds"),
     ],
@@ -204,6 +214,199 @@ def test_bad_input(tmp_path, monkeypatch, arguments, code, message):
     assert result.exit_code == code, result.output
     assert message in result.stderr and "Traceback" not in result.output
     assert not (tmp_path / "p.json").exists()
+
+
+@pytest.fixture
+def artists(tmp_path, rng):
+    """Forty artists around four places, a column of hertz among columns of 0 to 1."""
+    points = np.repeat(rng.random((4, 3)) * [1, 1, 1000], 10, axis=0)
+    points += rng.normal(0, [0.02, 0.02, 20], size=(40, 3))
+    lines = [f"{x:.4f},artist {i},{y:.4f},{z:.2f}" for i, (x, y, z) in enumerate(points)]
+    path = tmp_path / "artists.csv"
+    path.write_text("\n".join(["loud,artist,fast,hertz", *lines]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json"])
+def test_groups_of_any_table(artists, tmp_path, ending):
+    output = tmp_path / f"groups.{ending}"
+    result = run(
+        *("--method", "dkmeans", "-k", 16, "--points", artists, "--name-column", "artist"),
+        *("--standardise", "-o", output, "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["tags"] == [f"artist {i}" for i in range(40)]
+    assert made["details"]["feature_names"] == ["loud", "fast", "hertz"]
+    assert made["details"]["standardised"] is True
+    assert sorted(map(len, made["parts"])) == [2] * 8 + [3] * 8
+    if ending == "json":
+        assert json.loads(output.read_text()) == made
+        return
+    lines = output.read_text().splitlines()
+    delimiter = "," if ending == "csv" else "\t"
+    assert lines[0].split(delimiter) == ["artist", "member"]
+    members = {name: int(member) for name, member in (x.split(delimiter) for x in lines[1:])}
+    assert members == dict(zip(made["tags"], made["member_of_label"], strict=True))
+
+
+def test_standardise_gives_the_columns_one_unit(artists):
+    arguments = ("--method", "kmeans", "-k", 4, "--points", artists, "--name-column", "artist")
+    found = [
+        json.loads(run(*arguments, *more, "--json").stdout) for more in ((), ("--standardise",))
+    ]
+    curves = [made["details"]["elbow"]["inertia"] for made in found]
+    assert curves[1][0] == pytest.approx(40 * 3)  # n d where every variance is 1
+    assert curves[0][0] > 1000 * curves[1][0]
+
+
+def test_column_that_is_not_there(artists):
+    result = run("--method", "dkmeans", "--points", artists, "--name-column", "who")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: {artists}: has no column 'who'; its columns are loud, artist, fast, hertz\n"
+    )
+
+
+def test_more_members_than_names(artists):
+    result = run("--method", "dkmeans", "-k", 41, "--points", artists, "--name-column", "artist")
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    assert "number of members must be in [1, 40], the number of labels" in result.stderr
+
+
+def test_songs_of_a_file_of_features(features):
+    result = run("--method", "dkmeans", "-k", 2, "--points", features, "--json")
+    assert json.loads(result.stdout)["tags"] == [*(f"t{i}" for i in range(9)), "other"]
+    result = run("--method", "dkmeans", "--points", features, "--name-column", "song")
+    assert result.exit_code == 1 and "has no columns with names" in result.stderr
+
+
+@pytest.fixture
+def arrays(tmp_path, rng):
+    labels = np.zeros((120, 56), np.uint8)
+    labels[np.arange(120), np.arange(120) % 56] = labels[::3, 0] = 1
+    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "rows.npy", rng.normal(size=(120, 4)).astype(np.float32))
+    return tmp_path / "rows.npy", tmp_path / "labels.npy"
+
+
+def test_label_space_of_two_arrays(arrays):
+    rows, labels = arrays
+    made = json.loads(
+        run("--method", "dkmeans", "--features", rows, "--labels", labels, "--json").stdout
+    )
+    assert made["tags"] == list(MOOD_THEME_TAGS)
+    assert made["details"]["songs"] == 120 and made["details"]["labels"] == "labels.npy"
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        (np.zeros((120, 4)), np.zeros((120, 55)), "0 or 1 for each of the 120 songs of"),
+        (np.zeros((120, 4)), np.zeros((119, 56)), "0 or 1 for each of the 120 songs of"),
+        (np.zeros((120, 4)), np.full((120, 56), 0.5), "0 or 1 for each of the 120 songs of"),
+        (np.zeros((120, 4)), np.zeros((120, 56)), "no song has the label action"),
+        (np.zeros(120), np.ones((120, 56)), "must have a row of numbers a song, got float64"),
+        (np.zeros((120, 0)), np.ones((120, 56)), "must have a row of numbers a song"),
+        (np.full((120, 2), np.nan), np.ones((120, 56)), "features must be finite, got nan in"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, rows, labels, message):
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "labels.npy", labels)
+    result = run(
+        *("--method", "dkmeans", "--features", tmp_path / "rows.npy"),
+        *("--labels", tmp_path / "labels.npy"),
+    )
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_refined_and_best_of_several_starts(artists):
+    arguments = ("--method", "dkmeans", "--points", artists, "--name-column", "artist", "--json")
+    balance = [
+        json.loads(run(*arguments, *more).stdout)["details"]["balance"]
+        for more in ((), ("--n-init", 20), ("--refine", "variance"))
+    ]
+    assert balance[1] < balance[0] and balance[2] < balance[0]
+
+
+def test_auto_without_an_elbow_says_so(tmp_path, rng):
+    lines = [",".join([f"p{i}", *map(str, row)]) for i, row in enumerate(rng.normal(size=(56, 22)))]
+    (tmp_path / "heap.csv").write_text("\n".join(lines) + "\n")
+    result = run("--method", "dkmeans", "-k", "auto", "--points", tmp_path / "heap.csv")
+    assert result.exit_code == 0
+    warning, elbow = result.stderr.splitlines()
+    assert warning.startswith("Warning: the curve of k-means up to 10 clusters has no elbow: it")
+    assert elbow == "elbow of k-means up to 10 members: none"
+    shorter = run("--method", "linear", "--points", tmp_path / "heap.csv", "--k-max", 5)
+    assert shorter.stderr == "elbow of k-means up to 5 members: none\n"
+
+
+REPORT = ("--method", "dkmeans", "--draws", 3, "--name-column", "artist")
+
+
+def test_report_is_a_folder(artists, tmp_path):
+    result = run(*REPORT, "--points", artists, "--report", tmp_path / "r/deep")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "r/deep"
+    names = ["report.html", "figure1.png", "elbow.png", "comparison.json"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert result.stderr.splitlines()[-4:] == [str(folder / name) for name in names]
+    rows = json.loads((folder / "comparison.json").read_text())
+    assert rows[0]["method"] == "this partition" and rows[0]["stability"] is None
+    assert [row["n_draws"] for row in rows] == [1, 3, 1, 3, 3, 3, 3, 3, 3]
+    for row in rows:
+        assert row["method"] in result.stderr
+    page = (folder / "report.html").read_text()
+    assert "40 labels split by dkmeans into 4" in page and "k-means" in page
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_report_is_a_page(artists, tmp_path):
+    made = tmp_path / "mine.json"
+    assert run(*REPORT[:2], *REPORT[4:], "--points", artists, "-o", made).exit_code == 0
+    before = set(tmp_path.iterdir())
+    arguments = ("--method", made, "--draws", 2, "--name-column", "artist", "--points", artists)
+    result = run(*arguments, "--report", tmp_path / "mine.HTML", "--json")
+    assert result.exit_code == 0, result.output
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "mine.HTML"}
+    assert json.loads(result.stdout)["method"] == "dkmeans"
+    first, second = (
+        run(*arguments, "--report", tmp_path / name) and (tmp_path / name).read_bytes()
+        for name in ("a.html", "b.html")
+    )
+    assert first == second
+
+
+def test_report_of_a_collection_tells_labels_of_one_song(collection, features, tmp_path):
+    page = tmp_path / "r.html"
+    result = run(
+        *("--method", "linear", "-k", 2, "--data", collection, "--features", features),
+        *("--report", page, "--draws", 2),
+    )
+    assert result.exit_code == 0, result.output
+    assert "Labels of one song" not in page.read_text()  # each song has one label only
+    result = run("--method", "linear", "--data", collection, "--report", page)
+    assert result.exit_code == 1 and "has no AcousticBrainz files" in result.stderr
+
+
+def test_report_without_matplotlib(artists, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    result = run(*REPORT, "--points", artists, "--report", tmp_path / "r")
+    assert result.exit_code == 0
+    left_out = [line for line in result.stderr.splitlines() if line.startswith("left out")]
+    assert left_out == [
+        "left out: Figure 1 and the elbow: pictures need matplotlib: pip install 'fastmte[plot]'"
+    ]
+    assert not (tmp_path / "r/figure1.png").exists()
+
+
+def test_report_where_no_folder_can_be(artists, tmp_path):
+    result = run(*REPORT, "--points", artists, "--report", artists / "r")
+    assert result.exit_code == 1 and "Not a directory" in result.stderr
+    result = run(*REPORT, "--points", artists, "--report", tmp_path / "no/r.html")
+    assert result.exit_code == 2 and "there is no such folder; make it first" in result.stderr
 
 
 def test_table_that_is_no_text(tmp_path):

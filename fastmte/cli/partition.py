@@ -6,109 +6,145 @@ from pathlib import Path
 import click
 
 from fastmte.cli.options import MemberCount, as_json, seed, split
-from fastmte.errors import InputError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
 @click.option(
-    "--centroids",
-    type=_FILE,
-    help="Label space: .csv lines of tag, number, number ..., or .npy rows in the task's order.",
-)
-@click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Collection whose training songs make the label space.",
 )
 @click.option(
-    "--features", type=_FILE, help="Descriptors of its songs  [default: its AcousticBrainz files]"
+    "--draws",
+    type=click.IntRange(min=2),
+    help="Seeds of each method in the report  [default: 200, fewer above 200 labels]",
+)
+@click.option(
+    "--features",
+    type=_FILE,
+    help="Descriptors of --data's songs  [default: its AcousticBrainz files], or a .npy with "
+    "a row for each song of --labels.",
 )
 @as_json
 @click.option("-k", "n_members", type=MemberCount(), help="Members; auto: elbow  [default: 4]")
+@click.option(
+    "--k-max",
+    type=click.IntRange(min=3),
+    default=10,
+    show_default=True,
+    help="Where the curve ends whose elbow is looked for; the elbow depends on it.",
+)
+@click.option("--labels", type=_FILE, help="A split's .tsv, or a .npy (N, 56): songs' labels.")
 @click.option("--method", required=True, metavar="METHOD", help="See above.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file to write."
+    "--n-init",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Random starts of dkmeans, of which the best is kept.",
+)
+@click.option("--name-column", metavar="NAME", help="Names of --points  [default: the first]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write: JSON, or a table of name and member (.csv, .tsv, .parquet).",
+)
+@click.option(
+    "--points",
+    "--centroids",
+    "points",
+    type=_FILE,
+    metavar="TABLE",
+    help="Label space: .csv, .tsv or .parquet of names and numbers, .npy rows in the task's "
+    "order, or a .npz of `fastmte features`.",
+)
+@click.option(
+    "--refine",
+    type=click.Choice(["variance", "diversity"]),
+    help="Exchange labels of dkmeans until the members' means, or their variety, cannot gain.",
+)
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE.html",
+    help="Figure 1, the elbow, and the partition beside others.",
 )
 @seed
 @click.option("--seeds", help="First label of each member, comma-separated; for dk-means.")
 @split
+@click.option("--standardise", is_flag=True, help="Give the columns of --points one unit.")
 def partition(
-    centroids: Path | None,
     data: Path | None,
+    draws: int | None,
     features: Path | None,
     as_json: bool,
+    k_max: int,
+    labels: Path | None,
     n_members: int | str | None,
     method: str,
+    n_init: int,
+    name_column: str | None,
     output: Path | None,
+    points: Path | None,
+    refine: str | None,
+    report_path: Path | None,
     seed: int,
     seeds: str | None,
     split: int,
+    standardise: bool,
 ) -> None:
     """Print the labels of each member, by a METHOD or from a file.
 
     METHOD is dkmeans (the paper's text), dkmeans-published (the authors' code), kmeans,
     linear, moodtheme, single, random, or a JSON file: one written by -o, or a list of lists
-    of tags. The first three need the labels as points: --centroids, or --data.
+    of tags. The first three need the labels as points: --points, --data, or --features and
+    --labels. Points can be anything with a name: labels, artists, playlists.
 
     \b
       fastmte partition --method linear -k 4
-      fastmte partition --method kmeans -k auto --data mtg-jamendo-dataset --features features.npz
-      fastmte partition --method dkmeans --centroids labels.csv --seeds film,calm -o two.json
+      fastmte partition --method kmeans -k auto --data mtg-jamendo-dataset --report kmeans.html
+      fastmte partition --method dkmeans --points labels.csv --seeds film,calm -o two.json
+      fastmte partition --method dkmeans --points artists.tsv --name-column artist -k 16 \\
+        --standardise -o groups.csv
     """
     from dataclasses import replace
 
-    from fastmte.data.space import read_space, space_of
+    from fastmte.cli import _partition as steps
     from fastmte.labels import MOOD_THEME_TAGS
     from fastmte.partition import make_partition
-    from fastmte.partition.make import NEEDS_CENTROIDS
 
-    _check_method(method)
-    if centroids and data:
-        raise click.UsageError("--centroids and --data exclude each other; give one")
-    if features and not data:
-        raise click.UsageError("--features needs --data, the collection its songs are of")
-    space = None
-    if centroids is not None:
-        space = read_space(centroids)
-    elif data is not None:
-        space = space_of(data, split, features)
-        if space.centroids is None and (method in NEEDS_CENTROIDS or n_members == "auto"):
-            raise InputError(
-                f"{data}: has no AcousticBrainz files; run `fastmte features {data} -o "
-                "features.npz` and add --features features.npz"
-            )
+    steps.check_method(method)
+    steps.check_report(report_path, draws)
     first = None if seeds is None else [tag.strip() for tag in seeds.split(",")]
-    made = make_partition(
-        method,
-        MOOD_THEME_TAGS if space is None else space.tags,
-        None if space is None else space.centroids,
-        n_members or (len(first) if first else 4),
-        seed,
-        first,
-    )
+    wanted = n_members or (len(first) if first else 4)
+    space = steps.find_space(points, name_column, standardise, data, split, features, labels)
+    if report_path:
+        steps.check_has_points(space, "--report", data)
+    elif space is not None and steps.needs_points(method, wanted):
+        steps.check_has_points(space, method, data)
+    with steps.warnings_as_lines():
+        made = make_partition(
+            method,
+            MOOD_THEME_TAGS if space is None else space.tags,
+            None if space is None else space.centroids,
+            wanted,
+            seed,
+            first,
+            n_init=n_init,
+            refine=refine,
+            k_max=k_max,
+        )
     if space is not None:
         made = replace(made, details={**made.details, **space.details})
     if output is not None:
-        made.save(output)
+        steps.write(made, output, None if space is None else space.details.get("name_column"))
     if as_json:
         click.echo(json.dumps(made.to_json()))
-        return
-    for member, part in enumerate(made.parts()):
-        click.echo(f"{member}  {' '.join(part)}")
-    if "elbow" in made.details:
-        curve = made.details["elbow"]
-        elbow = "none" if curve["elbow"] is None else curve["elbow"]
-        click.echo(f"elbow of k-means up to {curve['k'][-1]} members: {elbow}", err=True)
-
-
-def _check_method(method: str) -> None:
-    """Refuse a method that is neither known nor a file."""
-    from fastmte.partition import METHODS
-
-    if method not in METHODS and not Path(method).is_file():
-        raise click.BadParameter(
-            f"must be one of {', '.join(METHODS)} or a file, got {method!r}",
-            param_hint="--method",
-        )
+    else:
+        steps.show(made)
+    if report_path is not None and space is not None:
+        steps.report(made, space, report_path, draws, seed)

@@ -1,6 +1,5 @@
 """The label space of a collection, or from a table."""
 
-import csv
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ import numpy as np
 from fastmte.data.collection import Collection
 from fastmte.data.descriptors import Descriptors, describe_json
 from fastmte.data.jamendo import Songs
-from fastmte.data.task_files import read_array
+from fastmte.data.points import NamedPoints, read_points
+from fastmte.data.task_files import read_array, read_truth
 from fastmte.errors import InputError
 from fastmte.features import ACOUSTICBRAINZ_KEYS
-from fastmte.labels import MOOD_THEME_TAGS, strip_prefix
-from fastmte.partition import label_space
+from fastmte.labels import MOOD_THEME_TAGS
+from fastmte.partition import label_space, pair_counts
+from fastmte.partition.centroids import standardised
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,35 +26,94 @@ class LabelSpace:
         tags: the L labels' texts.
         centroids: (L, D) float64; None where a collection has no descriptors.
         details: what it was made of, for the partition's file.
+        pairs: (L, L) int64, how many songs have both of two labels; None where no songs are
+            known.
     """
 
     tags: tuple[str, ...]
     centroids: np.ndarray | None
     details: dict[str, Any] = field(default_factory=dict)
+    pairs: np.ndarray | None = None
 
 
-def read_space(path: str | Path) -> LabelSpace:
-    """Return the label space in a table.
+def read_space(
+    path: str | Path, name_column: str | None = None, standardise: bool = False
+) -> LabelSpace:
+    """Return the points of a table as a label space.
 
     Args:
-        path: a .csv with a line of tag, number, number, ... for each label, after a header or
-            none; or a .npy (56, D) whose rows are the task's tags.
+        path: a table as ``read_points`` reads; a .npz of ``fastmte features``, whose points are
+            songs; or a .npy (56, D) whose rows are the task's tags.
+        name_column: the table's column of names, by default its first.
+        standardise: shift and scale each column to mean 0 and variance 1 over the rows, for
+            columns of different units. One that is constant becomes 0.
 
     Raises:
-        InputError: the file is of another form, or repeats a tag.
+        InputError: the file is of another form; row and column are named.
         OSError: the file cannot be read.
     """
     path = Path(path)
-    if path.suffix.lower() != ".npy":
-        tags, centroids = _read_table(path)
+    if path.suffix.lower() in (".npy", ".npz"):
+        if name_column is not None:
+            raise InputError(f"{path}: has no columns with names, so no {name_column!r}")
+        found = _of_songs(path) if path.suffix.lower() == ".npz" else _of_tags(path)
     else:
-        tags, centroids = MOOD_THEME_TAGS, read_array(path)
-        if centroids.ndim != 2 or len(centroids) != len(tags) or centroids.dtype.kind not in "fiu":
-            raise InputError(
-                f"{path}: must have {len(tags)} rows of numbers, the task's tags, got "
-                f"{centroids.dtype} {centroids.shape}; a .csv can name other tags"
-            )
-    return LabelSpace(tags, centroids.astype(np.float64), {"centroids": path.name})
+        found = read_points(path, name_column)
+    details = {
+        "points": path.name,
+        "name_column": found.name_column,
+        "feature_names": list(found.features),
+        "standardised": standardise,
+    }
+    points = standardised(found.points) if standardise else found.points
+    return LabelSpace(found.names, points, details)
+
+
+def _of_songs(path: Path) -> NamedPoints:
+    songs = Descriptors.load(path)
+    return NamedPoints(songs.ids, songs.features, "song", songs.names)
+
+
+def _of_tags(path: Path) -> NamedPoints:
+    points = read_array(path)
+    if points.ndim != 2 or len(points) != len(MOOD_THEME_TAGS) or points.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path}: must have {len(MOOD_THEME_TAGS)} rows of numbers, the task's tags, got "
+            f"{points.dtype} {points.shape}; a .csv can name other tags"
+        )
+    return NamedPoints(MOOD_THEME_TAGS, points.astype(np.float64), "tag")
+
+
+def space_of_arrays(features: str | Path, labels: str | Path) -> LabelSpace:
+    """Return the label space of songs in two files, one row a song in both.
+
+    Args:
+        features: a .npy (N, D) of numbers, taken as they are.
+        labels: which song has which of the task's 56 tags: a .npy (N, 56) of 0 and 1, or a
+            split's .tsv.
+
+    Raises:
+        InputError: a file is of another form, their rows differ in number, or a label has no
+            song.
+        OSError: a file cannot be read.
+    """
+    rows, truth = read_array(features), read_truth(labels)
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu" or not rows.shape[1]:
+        raise InputError(
+            f"{features}: must have a row of numbers a song, got {rows.dtype} {rows.shape}"
+        )
+    if truth.shape != (len(rows), len(MOOD_THEME_TAGS)) or not np.isin(truth, (0, 1)).all():
+        raise InputError(
+            f"{labels}: must be 0 or 1 for each of the {len(rows)} songs of {features} and the "
+            f"task's {len(MOOD_THEME_TAGS)} tags, got {truth.dtype} {truth.shape}"
+        )
+    truth = truth.astype(bool)
+    return LabelSpace(
+        MOOD_THEME_TAGS,
+        label_space(rows, truth, MOOD_THEME_TAGS, standardise=False),
+        {"features": Path(features).name, "labels": Path(labels).name, "songs": len(rows)},
+        pair_counts(truth),
+    )
 
 
 def space_of(folder: str | Path, split: int = 0, features: str | Path | None = None) -> LabelSpace:
@@ -76,7 +136,7 @@ def space_of(folder: str | Path, split: int = 0, features: str | Path | None = N
     collection = Collection.open(folder, split)
     descriptors = acousticbrainz(collection) if features is None else Descriptors.load(features)
     if descriptors is None:
-        return LabelSpace(collection.tags, None)
+        return LabelSpace(collection.tags, None, pairs=pair_counts(collection.train.labels))
     space = space_from(collection.train, descriptors, features or folder)
     return replace(space, details={**space.details, "split": split})
 
@@ -109,6 +169,7 @@ def space_from(songs: Songs, descriptors: Descriptors, source: str | Path) -> La
             "songs": len(used),
             "songs_without_features": len(songs) - len(used),
         },
+        pair_counts(used.labels),
     )
 
 
@@ -132,42 +193,3 @@ def acousticbrainz(collection: Collection) -> Descriptors | None:
     if bad:
         raise InputError(f"{bad[0]} (and {len(bad) - 1} more files)" if bad[1:] else bad[0])
     return Descriptors(tuple(there), ACOUSTICBRAINZ_KEYS, np.stack(rows), "acousticbrainz")
-
-
-def _read_table(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: no table of text ({error})") from error
-    if lines and all(_number(text) is None for text in lines[0][1][1:]):
-        lines = lines[1:]  # the header
-    tags: list[str] = []
-    rows: list[list[float]] = []
-    for number, row in lines:
-        numbers, tag = [_number(text) for text in row[1:]], strip_prefix(row[0].strip())
-        width = len(rows[0]) if rows else len(numbers) or "some"
-        for text, value in zip(row[1:], numbers, strict=True):
-            if value is None or not np.isfinite(value):
-                raise InputError(
-                    f"{path}:{number}: must be a tag and {width} finite numbers, got {text!r}"
-                )
-        if len(numbers) != width:
-            raise InputError(
-                f"{path}:{number}: must be a tag and {width} finite numbers, got {len(numbers)}"
-            )
-        if tag in tags:
-            raise InputError(f"{path}:{number}: {tag} is in it already")
-        tags.append(tag)
-        rows.append([value for value in numbers if value is not None])
-    if not rows:
-        raise InputError(f"{path}: has no line of a tag and its numbers")
-    return tuple(tags), np.array(rows)
-
-
-def _number(text: str) -> float | None:
-    """Return the number in a cell, NaN and infinities too, or None where there is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return None

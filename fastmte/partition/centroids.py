@@ -43,10 +43,13 @@ def label_space(
     empty = [tag for tag, n in zip(tags, n_songs, strict=True) if not n]
     if empty:
         raise InputError(f"no song has the label {', '.join(empty)}, so it has no centroid")
-    if standardise:
-        spread = features.std(axis=0)
-        features = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    return _centroids(features, labels)
+    return _centroids(standardised(features) if standardise else features, labels)
+
+
+def standardised(points: np.ndarray) -> np.ndarray:
+    """Return each column of (n, d) float64 with mean 0 and variance 1; a constant one is 0."""
+    spread = points.std(axis=0)
+    return (points - points.mean(axis=0)) / np.where(spread > 0, spread, 1)
 
 
 def _centroids(features: np.ndarray, labels: np.ndarray) -> np.ndarray:

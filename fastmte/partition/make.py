@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +95,14 @@ def make_partition(
     if curve is not None:
         details["elbow"] = curve.curve()
     return Partition(tags, member, method, details)
+
+
+def with_elbow(
+    partition: Partition, centroids: np.ndarray, seed: int, k_max: int = 10
+) -> Partition:
+    """Return the partition with the curve of k-means and its elbow in the details."""
+    curve = _curve(centroids, seed, k_max, is_warned=False).curve()
+    return replace(partition, details={**partition.details, "elbow": curve})
 
 
 def _curve(centroids: np.ndarray, seed: int, k_max: int, is_warned: bool) -> KMeansElbow:

@@ -1,6 +1,7 @@
 """A partition of the labels among the members of an ensemble, and its file."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -216,11 +217,11 @@ def _check_parts(parts: Sequence[Sequence[str]], tags: Sequence[str], source: st
     if not parts or not all(parts):
         raise InputError(f"{source}: every part must have a tag, got {[len(p) for p in parts]}")
     given = [tag for part in parts for tag in part]
-    missing = [tag for tag in tags if tag not in set(given)]
+    known = set(given)
     faults = {
-        "unknown": sorted(set(given) - set(tags)),
+        "unknown": sorted(known - set(tags)),
         "more than once": _repeated(given),
-        "missing": missing,
+        "missing": [tag for tag in tags if tag not in known],
     }
     if any(faults.values()):
         text = "; ".join(f"{name}: {_first_few(found)}" for name, found in faults.items() if found)
@@ -233,5 +234,4 @@ def _first_few(names: Sequence[str]) -> str:
 
 
 def _repeated(items: Iterable[str]) -> list[str]:
-    items = list(items)
-    return sorted({item for item in items if items.count(item) > 1})
+    return sorted(item for item, count in Counter(items).items() if count > 1)

@@ -14,6 +14,7 @@ from fastmte.data.parts import Tagged, read_tagged
 from fastmte.data.task_files import read_array, read_thresholds
 from fastmte.errors import InputError
 from fastmte.partition import Partition
+from fastmte.partition.compare import Compared
 
 TAGGED = "tagged"  # folder in a run that is looked at without being named
 
@@ -33,6 +34,9 @@ class Contents:
             threshold.
         tagged: songs tagged with the run's model.
         missing: what is left out and why, a sentence each.
+        title: of the page; by default it is made of the manifest.
+        comparison: the partition beside others.
+        pairs: (L, L) int64, how many songs have both of two labels.
     """
 
     folder: Path
@@ -44,6 +48,9 @@ class Contents:
     tags: tuple[dict[str, Any], ...] = ()
     tagged: Tagged | None = None
     missing: tuple[str, ...] = ()
+    title: str = ""
+    comparison: tuple[Compared, ...] = ()
+    pairs: np.ndarray | None = None
 
 
 def read_contents(folder: Path, tagged: Path | None = None) -> Contents:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 _MARKERS = "os^DvPX*<>hp"
 _DPI = 150
+_MOST_NAMED, _MOST_IN_LEGEND = 120, 16  # what a page of this size holds
 _GREY = "#555555"
 _RADII = (9.0, 15.0, 24.0, 36.0, 52.0)  # points from a marker to its text
 _NEAR = 15.0  # points; a text farther off is tied to its marker by a line
@@ -57,7 +58,8 @@ def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def figure1(partition: Partition, centroids: np.ndarray) -> bytes:
     """Return Figure 1 of the paper as PNG: the label centroids on their two principal axes.
 
-    Each member has a colour and a marker of its own; every point is named.
+    Each member has a colour and a marker of its own; up to 120 points are named, and up to 16
+    members are in a legend.
 
     Args:
         partition: of L labels.
@@ -74,16 +76,17 @@ def figure1(partition: Partition, centroids: np.ndarray) -> bytes:
         )
     figure, axes = _new_figure(8.0, 6.2)
     plane, shares = principal_plane(np.asarray(centroids, np.float64))
+    is_named = len(plane) <= _MOST_NAMED
     for member, part in enumerate(partition.parts()):
         at = plane[partition.member_of_label == member]
         axes.scatter(
             at[:, 0],
             at[:, 1],
-            s=52,
+            s=52 if is_named else 14,
             c=colour(member),
             marker=_MARKERS[member % len(_MARKERS)],
             edgecolors="white",
-            linewidths=0.7,
+            linewidths=0.7 if is_named else 0.2,
             label=f"member {member}: {len(part)} tags",
             zorder=3,
         )
@@ -92,8 +95,10 @@ def figure1(partition: Partition, centroids: np.ndarray) -> bytes:
         text = f"{name} principal axis ({100 * share:.0f} % of the variance)"
         (axes.set_xlabel, axes.set_ylabel)[index](text)
     axes.set_title(f"Label centroids, split by {partition.method}", loc="left")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
-    _name_points(figure, axes, plane, partition)
+    if partition.n_members <= _MOST_IN_LEGEND:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+    if is_named:
+        _name_points(figure, axes, plane, partition)
     return _png(figure)
 
 

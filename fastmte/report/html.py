@@ -13,6 +13,7 @@ from fastmte.data.parts import FAILURES, Tagged, shown_path
 from fastmte.data.tables import hint, top_tags
 from fastmte.report import figures
 from fastmte.report._markup import data, line_chart, table, text
+from fastmte.report.comparison import comparison, together
 from fastmte.report.contents import Contents
 from fastmte.report.tables import number
 
@@ -42,6 +43,8 @@ def page(contents: Contents, figure1: bytes | None = None, elbow: bytes | None =
     made = {
         "metrics": ("Metrics", _metrics(contents)),
         "partition": ("Partition", _partition(contents)),
+        "comparison": ("Comparison", comparison(contents.comparison)),
+        "together": ("Labels of one song", together(contents.partition, contents.pairs)),
         "figure1": ("Figure 1", _picture(figure1, "Figure 1", _FIGURE1)),
         "elbow": ("Elbow", _picture(elbow, "Elbow", _ELBOW)),
         "training": ("Training", _training(contents)),
@@ -84,12 +87,14 @@ def page(contents: Contents, figure1: bytes | None = None, elbow: bytes | None =
 
 
 _FIGURE1 = (
-    "Each point is a tag: the mean of the descriptors of the training songs that have it, on the "
-    "two axes on which the tags differ most. Colour and marker are the member that learns it."
+    "Each point is a label, in a collection the mean of the descriptors of the training songs "
+    "that have it, on the two axes on which the labels differ most. Colour and marker are the "
+    "member that learns it."
 )
 _ELBOW = (
-    "How well k-means describes the tags with so many groups. The elbow lies farthest below the "
-    "line from the first value to the last: more groups gain little from there on."
+    "How well k-means describes the labels with so many groups. The elbow lies farthest below "
+    "the line from the first value to the last: more groups gain little from there on. It depends "
+    "on where the curve ends, and there is none where the curve is nearly straight."
 )
 
 
@@ -98,6 +103,8 @@ def _asset(name: str) -> str:
 
 
 def _title(contents: Contents) -> str:
+    if contents.title:
+        return f"fastmte: {text(contents.title)}"
     settings = contents.manifest.get("settings", {})
     name = contents.folder.resolve().name or "run"
     if not settings:
