@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tomllib
 import warnings
+import zipfile
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -157,6 +159,54 @@ def test_a_failed_build_installs_without_kernels(retry, environment, builds, mon
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     reader = SettingsReader(project, {}, state="wheel", retry=retry)
     assert reader.settings.wheel.cmake is builds
+
+
+@pytest.fixture
+def backend(tmp_path, monkeypatch):
+    """The build's hooks in a copy of the sources, on a machine that has no CMake."""
+    pytest.importorskip("scikit_build_core")
+    from scikit_build_core import cmake
+
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    (tmp_path / "fastmte").mkdir()
+    (tmp_path / "fastmte" / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(CSRC / "cmake")
+    monkeypatch.setattr(cmake, "get_cmake_programs", lambda module=True: iter(()))
+    for name in ("FASTMTE_BUILD", "FASTMTE_CUDA", "CMAKE_EXECUTABLE"):
+        monkeypatch.delenv(name, raising=False)
+    return import_module("build_backend")
+
+
+@pytest.mark.skipif(not CSRC.is_dir(), reason="needs the sources")
+@pytest.mark.parametrize("hook", ["build_wheel", "build_editable"])
+def test_without_cmake_the_package_is_installed_without_kernels(backend, hook, capfd, tmp_path):
+    settings = {"wheel.build-tag": "1"}  # of the user's, which are kept
+    name = getattr(backend, hook)(str(tmp_path / "dist"), settings)
+    assert re.fullmatch(r"fastmte-[\d.]+-1-py3-none-any\.whl", name)
+    files = zipfile.ZipFile(tmp_path / "dist" / name).namelist()
+    assert any("fastmte" in file for file in files) and not any(f.endswith(".so") for f in files)
+    assert "Could not find CMake with version >=3.24: installing without" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not CSRC.is_dir(), reason="needs the sources")
+@pytest.mark.parametrize(("name", "value"), [("FASTMTE_BUILD", "require"), ("FASTMTE_CUDA", "1")])
+def test_kernels_that_are_required_need_cmake(backend, name, value, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=f"fastmte: {name}={value}, but Could not find CMake"):
+        backend.build_wheel(str(tmp_path / "dist"))
+
+
+@pytest.mark.skipif(not CSRC.is_dir(), reason="needs the sources")
+def test_the_other_hooks_are_scikit_build_cores(backend):
+    from scikit_build_core import build
+
+    assert {"build_sdist", "get_requires_for_build_wheel"} <= set(backend.__all__)
+    assert backend.build_sdist is build.build_sdist
+    backend.build_sdist("dist")
+    assert list(Path("dist").glob("fastmte-*.tar.gz"))
 
 
 native_library = _library.find("libfastmte_cpu.so")
