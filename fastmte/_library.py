@@ -19,32 +19,38 @@ import torch
 import fastmte
 
 TIERS = ("native", "numba", "reference")
-_OPERATORS = torch.library.Library("fastmte", "FRAGMENT")
+OPERATORS = torch.library.Library("fastmte", "FRAGMENT")
 _NUMBA_ERRORS = (ImportError, OSError, RuntimeError, SystemError, AttributeError)
 
 
-def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> None:
+def define(
+    schema: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    has_numba: bool = True,
+) -> None:
     """Register the operator ``schema`` on the tier chosen for this process.
 
     Args:
         schema: torch's schema text, ``"name(Tensor x) -> Tensor"``.
         reference: what the operator means; runs on every device without a kernel.
         fake: returns outputs of the right shape, dtype and device without data.
+        has_numba: whether ``fastmte._kernels`` has it; the numba tier runs the others' reference.
     """
     name = schema.partition("(")[0]
-    _OPERATORS.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _OPERATORS.impl(name, reference, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastmte::{name}", fake, lib=_OPERATORS)
+    OPERATORS.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    OPERATORS.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastmte::{name}", fake, lib=OPERATORS)
     tiers = {"cpu": "reference"}
     if _LOADED.tier == "native" and _has_kernel(name, "CPU"):
         tiers["cpu"] = "native"
-    elif _LOADED.kernels is not None:
-        _OPERATORS.impl(name, getattr(_LOADED.kernels, name.replace(".", "_")), "CPU")
+    elif _LOADED.kernels is not None and has_numba:
+        OPERATORS.impl(name, getattr(_LOADED.kernels, name.replace(".", "_")), "CPU")
         tiers["cpu"] = "numba"
     if _LOADED.libraries["cuda"] and _has_kernel(name, "CUDA"):
         tiers["cuda"] = "native"
     elif torch.version.cuda:
-        _OPERATORS.impl(name, _warns_of_slow_cuda(name, reference), "CUDA")
+        OPERATORS.impl(name, _warns_of_slow_cuda(name, reference), "CUDA")
         tiers["cuda"] = "reference"
     _LOADED.operators[name] = tiers
 

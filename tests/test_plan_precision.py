@@ -12,7 +12,9 @@ CPU = torch.device("cpu")
 
 def test_auto_takes_bf16_where_it_has_units_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     for has_units, expected in ((False, "fp32"), (True, "bf16")):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_units, raising=False)
+        monkeypatch.setattr(
+            torch.cpu, "_is_amx_tile_supported", lambda has=has_units: has, raising=False
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert precision.resolve("auto", CPU) == expected

@@ -68,7 +68,7 @@ def _torch_facts() -> dict[str, Any]:
 def _operator_facts() -> dict[str, Any]:
     """Return :func:`fastmte._library.status`, or the error that keeps operators from loading."""
     try:
-        from fastmte import _library, ops  # noqa: F401  (importing ops registers the operators)
+        from fastmte import _library, ops, training_ops  # noqa: F401  (which register them)
     except (ImportError, OSError, ValueError) as error:
         return {"error": str(error), "tier": None}
     return {"error": None, **_library.status()}

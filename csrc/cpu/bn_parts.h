@@ -1,0 +1,109 @@
+// What the training operators on maps share, for one kind of vector; see each_isa.h.
+
+namespace fastmte::FASTMTE_ISA {
+namespace {
+
+constexpr int kMomentVectors = 4;
+using Integer = std::conditional_t<sizeof(Scalar) == 4, int32_t, int64_t>;
+
+FASTMTE_TARGET FASTMTE_INLINE Bits all(int64_t value) {
+  return Bits{} + static_cast<Integer>(value);
+}
+
+using Bytes = uint8_t __attribute__((vector_size(kWidth)));
+
+FASTMTE_TARGET FASTMTE_INLINE Bits load_index(const uint8_t* from, int64_t n) {
+  Bytes bytes{};
+  if (n >= kWidth)
+    std::memcpy(&bytes, from, kWidth);
+  else
+    std::memcpy(&bytes, from, n);
+  return __builtin_convertvector(bytes, Bits);
+}
+
+FASTMTE_TARGET FASTMTE_INLINE void store_index(uint8_t* to, Bits index, int64_t n) {
+  const Bytes bytes = __builtin_convertvector(index, Bytes);
+  if (n >= kWidth)
+    std::memcpy(to, &bytes, kWidth);
+  else
+    std::memcpy(to, &bytes, n);
+}
+
+FASTMTE_TARGET FASTMTE_INLINE Vector choose(Bits mask, Vector yes, Vector no) {
+  return mask ? yes : no;
+}
+
+FASTMTE_TARGET FASTMTE_INLINE Vector activate(Vector x, Activation activation) {
+  if (activation == Activation::kElu) return elu(x);
+  return activation == Activation::kRelu ? relu(x) : x;
+}
+
+// The gradient before an activation whose result is `out`, as torch has it.
+FASTMTE_TARGET FASTMTE_INLINE Vector through_activation(Vector gradient, Vector out,
+                                                        Activation activation) {
+  if (activation == Activation::kNone) return gradient;
+  const Vector zero{};
+  if (activation == Activation::kElu)
+    return choose(out <= zero, gradient * (out + broadcast(1)), gradient);
+  return choose(out <= zero, zero, gradient);
+}
+
+// Adds up rows of `width` vectors: sums of x - shift and of its square.
+template <int kVectors, typename T>
+FASTMTE_TARGET FASTMTE_INLINE void add_moments(const T* x, int64_t n_rows, int64_t stride,
+                                               int64_t n, Scalar* shift, Scalar* sum,
+                                               Scalar* square) {
+  Vector origin[kVectors], sums[kVectors] = {}, squares[kVectors] = {};
+  for (int v = 0; v < kVectors; ++v) origin[v] = load_first(x + v * kWidth, n - v * kWidth);
+  for (int64_t row = 0; row < n_rows; ++row, x += stride)
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector value = load_first(x + v * kWidth, n - v * kWidth) - origin[v];
+      sums[v] += value;
+      squares[v] = fma(value, value, squares[v]);
+    }
+  for (int v = 0; v < kVectors; ++v) {
+    store_first(shift + v * kWidth, origin[v], n - v * kWidth);
+    store_first(sum + v * kWidth, sums[v], n - v * kWidth);
+    store_first(square + v * kWidth, squares[v], n - v * kWidth);
+  }
+}
+
+// Mean and sum of squared deviations (C each) of n_rows rows of x (n_rows, C). The first row is the
+// origin, so that a mean far from 0 costs no digits.
+template <typename T>
+FASTMTE_TARGET void moments(const T* x, int64_t n_rows, int64_t channels, double* mean,
+                            double* deviations) {
+  Scalar shift[kMomentVectors * kWidth], sum[kMomentVectors * kWidth],
+      square[kMomentVectors * kWidth];
+  for (int64_t c = 0; c < channels; c += kMomentVectors * kWidth) {
+    const int64_t n = std::min<int64_t>(channels - c, kMomentVectors * kWidth);
+    if (n == kMomentVectors * kWidth)
+      add_moments<kMomentVectors>(x + c, n_rows, channels, n, shift, sum, square);
+    else
+      for (int64_t i = 0; i < n; i += kWidth)
+        add_moments<1>(x + c + i, n_rows, channels, n - i, shift + i, sum + i, square + i);
+    for (int64_t i = 0; i < n; ++i) {
+      const double total = sum[i];
+      mean[c + i] = shift[i] + total / static_cast<double>(n_rows);
+      deviations[c + i] = square[i] - total * total / static_cast<double>(n_rows);
+    }
+  }
+}
+
+// Batch norm of n channels from c on.
+FASTMTE_TARGET FASTMTE_INLINE Vector normalise(const Affine<Scalar>& affine, Vector x, int64_t c,
+                                               int64_t n) {
+  return fma(x - load_first(affine.mean + c, n), load_first(affine.gain + c, n),
+             load_first(affine.bias + c, n));
+}
+
+// The input gradient of n channels from c on; g is the gradient of the norm's output.
+FASTMTE_TARGET FASTMTE_INLINE Vector input_gradient(const InputGradient<Scalar>& to, Vector g,
+                                                    Vector x, int64_t c, int64_t n) {
+  const Vector apart = x - load_first(to.mean + c, n);
+  const Vector rest = fma(apart, load_first(to.of_x + c, n), load_first(to.constant + c, n));
+  return fma(g, load_first(to.of_gradient + c, n), rest);
+}
+
+}  // namespace
+}  // namespace fastmte::FASTMTE_ISA

@@ -1,0 +1,203 @@
+"""What the operators of training accept; see :mod:`fastmte._checks`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastmte._checks import ACTIVATIONS
+from fastmte._checks import _check_at_least as at_least
+from fastmte._checks import _check_equal as equal
+from fastmte._checks import _check_tensor as tensor
+
+_MAPS = [torch.float32, torch.bfloat16, torch.float64]
+
+
+def bn_add_relu(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, activation: str
+) -> None:
+    """Check everything."""
+    op = "bn_add_relu"
+    _norm(op, x, weight, bias)
+    if residual is not None:
+        _like(op, "residual", residual, x)
+    _activation(op, activation)
+
+
+def bn_add_relu_backward(
+    gradient: Tensor,
+    x: Tensor,
+    out: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    activation: str,
+) -> None:
+    """Check everything."""
+    op = "bn_add_relu_backward"
+    _norm(op, x, weight, weight)
+    _like(op, "gradient", gradient, x)
+    _like(op, "out", out, x)
+    _statistics(op, mean, variance, x)
+    _activation(op, activation)
+
+
+def bn_act_pool(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    kernel: Sequence[int],
+    activation: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> None:
+    """Check everything."""
+    op = "bn_act_pool"
+    _norm(op, x, weight, bias)
+    _windows(op, x, kernel, stride, padding)
+    _activation(op, activation)
+
+
+def bn_act_pool_backward(
+    gradient: Tensor,
+    x: Tensor,
+    out: Tensor,
+    argmax: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    kernel: Sequence[int],
+    activation: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> None:
+    """Check everything but the values of argmax, which only the operator itself makes."""
+    op = "bn_act_pool_backward"
+    _norm(op, x, weight, weight)
+    shape = _windows(op, x, kernel, stride, padding)
+    tensor(op, "out", out, 4, [x.dtype], x)
+    _shape(op, "out", out, shape)
+    _like(op, "gradient", gradient, out)
+    tensor(op, "argmax", argmax, 4, [torch.uint8], x)
+    _shape(op, "argmax", argmax, shape)
+    _statistics(op, mean, variance, x)
+    _activation(op, activation)
+
+
+def patch_products(x: Tensor) -> None:
+    """Check everything."""
+    _stem_maps("patch_products", x)
+
+
+def vgg_stem_argmax(
+    x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+) -> None:
+    """Check everything."""
+    op = "vgg_stem_argmax"
+    _stem_maps(op, x)
+    tensor(op, "scale", scale, 1, [x.dtype], x)
+    tensor(op, "shift", shift, 1, [x.dtype], x)
+    tensor(op, "weight", weight, 4, [x.dtype], x)
+    tensor(op, "bias", bias, 1, [x.dtype], x)
+    at_least(op, "scale.size(0)", len(scale), 1)
+    equal(op, "shift.size(0)", len(shift), "scale.size(0)", len(scale))
+    equal(op, "bias.size(0)", len(bias), "weight.size(0)", len(weight))
+    at_least(op, "weight.size(0)", len(weight), len(scale))
+    _size(op, "weight.size(0) % scale.size(0)", len(weight) % len(scale), 0)
+    for dim, want in enumerate((1, 3, 3), start=1):
+        _size(op, f"weight.size({dim})", weight.size(dim), want)
+    if dtype != x.dtype and (dtype, x.dtype) != (torch.bfloat16, torch.float32):
+        name = {torch.float32: "Float", torch.float64: "Double", torch.bfloat16: "BFloat16"}
+        raise RuntimeError(
+            f"{op}: dtype must be that of x, or BFloat16 for Float, got {name.get(dtype, dtype)}"
+        )
+
+
+def vgg_stem_sums(gradient: Tensor, out: Tensor, argmax: Tensor, x: Tensor) -> None:
+    """Check everything but the values of argmax, which only the operator itself makes."""
+    op = "vgg_stem_sums"
+    _stem_maps(op, x)
+    is_double = x.dtype == torch.float64
+    tensor(op, "out", out, 5, [torch.float64] if is_double else _MAPS[:2], x)
+    tensor(op, "gradient", gradient, 5, [out.dtype], x)
+    tensor(op, "argmax", argmax, 5, [torch.uint8], x)
+    for dim, want in enumerate((x.size(0), x.size(1) // 2, x.size(2) // 4), start=1):
+        _size(op, f"out.size({dim})", out.size(dim), want)
+    for dim in range(5):
+        equal(op, f"gradient.size({dim})", gradient.size(dim), "out's", out.size(dim))
+        equal(op, f"argmax.size({dim})", argmax.size(dim), "out's", out.size(dim))
+
+
+def _norm(op: str, x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    tensor(op, "x", x, 4, _MAPS, x)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    for name, value in (("norm_weight", weight), ("norm_bias", bias)):
+        tensor(op, name, value, 1, [dtype], x)
+    equal(op, "norm_weight.size(0)", len(weight), "x.size(3)", x.size(3))
+    equal(op, "norm_bias.size(0)", len(bias), "x.size(3)", x.size(3))
+    for dim in range(4):
+        at_least(op, f"x.size({dim})", x.size(dim), 1)
+
+
+def _statistics(op: str, mean: Tensor, variance: Tensor, maps: Tensor) -> None:
+    for name, value in (("mean", mean), ("variance", variance)):
+        tensor(op, name, value, 1, [torch.float64], maps)
+    equal(op, "mean.size(0)", len(mean), "x.size(3)", maps.size(3))
+    equal(op, "variance.size(0)", len(variance), "x.size(3)", maps.size(3))
+
+
+def _windows(
+    op: str, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> list[int]:
+    """Return the shape of the pooled maps."""
+    for name, pair, least in (
+        ("kernel", kernel, 1),
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+    ):
+        if len(pair) != 2:
+            raise RuntimeError(f"{op}: {name} must be 2 sizes, got {len(pair)}")
+        for i in range(2):
+            at_least(op, f"{name}[{i}]", pair[i], least)
+    sizes = []
+    for i in range(2):
+        room = x.size(1 + i) + 2 * padding[i]
+        if 2 * padding[i] > kernel[i]:
+            raise RuntimeError(
+                f"{op}: padding[{i}] must be at most half the kernel, "
+                f"got {padding[i]} of {kernel[i]}"
+            )
+        if room < kernel[i]:
+            raise RuntimeError(f"{op}: kernel[{i}] must be at most {room}, got {kernel[i]}")
+        sizes.append((room - kernel[i]) // stride[i] + 1)
+    if kernel[0] * kernel[1] > 256:
+        n_points = kernel[0] * kernel[1]
+        raise RuntimeError(f"{op}: kernel must have at most 256 points, got {n_points}")
+    return [x.size(0), *sizes, x.size(3)]
+
+
+def _activation(op: str, activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise RuntimeError(f"{op}: activation must be one of {known}, got {activation}")
+
+
+def _stem_maps(op: str, x: Tensor) -> None:
+    tensor(op, "x", x, 3, [torch.float32, torch.float64], x)
+    for dim, least in enumerate((1, 2, 4)):
+        at_least(op, f"x.size({dim})", x.size(dim), least)
+
+
+def _like(op: str, name: str, x: Tensor, maps: Tensor) -> None:
+    tensor(op, name, x, 4, [maps.dtype], maps)
+    _shape(op, name, x, maps.shape)
+
+
+def _shape(op: str, name: str, x: Tensor, shape: Sequence[int]) -> None:
+    for dim, want in enumerate(shape):
+        _size(op, f"{name}.size({dim})", x.size(dim), want)
+
+
+def _size(op: str, name: str, size: int, want: int) -> None:
+    if size != want:
+        raise RuntimeError(f"{op}: {name} must be {want}, got {size}")
