@@ -63,6 +63,7 @@ class RunSettings:
     mel: str
     seed: int
     shuffle_labels: bool
+    clip: float | None = None
 
     def command(self, out: Path) -> list[str]:
         """Return the command line that gives this run again."""

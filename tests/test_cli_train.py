@@ -139,7 +139,8 @@ def test_the_model_of_a_run_gives_its_predictions(songs: Path) -> None:
 
 
 def test_the_manifest_reproduces_the_run(songs: Path) -> None:
-    first = run("--data", songs, *TRAIN, "--seed", 5, "--crop", "random", "--out", "run")
+    given = ["--seed", 5, "--crop", "random", "--clip", 0.5]
+    first = run("--data", songs, *TRAIN, *given, "--out", "run")
     assert first.exit_code == 0
     manifest = json.loads(Path("run/run.json").read_text())
     assert manifest["status"] == "finished"
@@ -154,9 +155,11 @@ def test_the_manifest_reproduces_the_run(songs: Path) -> None:
     assert CliRunner().invoke(main, command[1:]).exit_code == 0
     for name in ("predictions.npy", "model.safetensors", "thresholds.txt"):
         assert (Path("run") / name).read_bytes() == (Path("again") / name).read_bytes()
-    other = run("--data", songs, *TRAIN, "--seed", 6, "--crop", "random", "--out", "other")
-    assert other.exit_code == 0
-    assert Path("other/predictions.npy").read_bytes() != Path("run/predictions.npy").read_bytes()
+    for other in (["--seed", 6], ["--clip", 1e-3]):
+        result = run("--data", songs, *TRAIN, *given, *other, "--out", "other", "--force")
+        assert result.exit_code == 0
+        scores = Path("other/predictions.npy").read_bytes()
+        assert scores != Path("run/predictions.npy").read_bytes()
 
 
 @pytest.mark.parametrize(

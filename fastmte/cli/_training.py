@@ -355,6 +355,7 @@ def train_config(settings: RunSettings) -> TrainConfig:
         plateau_patience=settings.plateau_patience,
         frames=settings.frames,
         crop=settings.crop,
+        clip=settings.clip,
         seed=settings.seed,
     )
 

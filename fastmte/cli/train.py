@@ -25,6 +25,12 @@ from fastmte.cli._process import (
     help="Songs a step  [default: the backbone's: 32 for custom-vgg, else 64]",
 )
 @click.option(
+    "--clip",
+    type=options.FiniteRange(0, min_open=True),
+    metavar="NORM",
+    help="Scale each member's gradient down to this norm  [default: never, as the authors]",
+)
+@click.option(
     "--crop",
     type=click.Choice(["centre", "random"]),
     default="centre",

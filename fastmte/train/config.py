@@ -1,5 +1,6 @@
 """What a training is made of."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,8 @@ class TrainConfig:
         frames: width of the crops.
         crop: ``"centre"`` of each song, or ``"random"``, anew each epoch. Validation
             always looks at the centre.
+        clip: a member's gradient is scaled down to this norm, as
+            ``torch.nn.utils.clip_grad_norm_`` does; None: never.
         seed: of the order of songs, the random crops and the dropout.
 
     Raises:
@@ -39,6 +42,7 @@ class TrainConfig:
     plateau_factor: float = 0.1
     frames: int = FRAMES
     crop: Literal["centre", "random"] = "centre"
+    clip: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,6 +60,8 @@ class TrainConfig:
                 "plateau_patience must be at least 0 and plateau_factor between 0 and 1, "
                 f"got {self.plateau_patience} and {self.plateau_factor}"
             )
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"clip must be a positive number, or None, got {self.clip}")
         if self.crop not in ("centre", "random"):
             raise ValueError(f"crop must be centre or random, got {self.crop!r}")
         if not all(rate > 0 for rate in self.rates(1)):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastmte.ensemble import FusedEnsemble
 from fastmte.train.adam import MemberAdam
+from fastmte.train.clip import clip_members_
 from fastmte.train.member import MemberState
 
 
@@ -17,13 +18,16 @@ class Group:
     Args:
         ensemble: the members' network, on the device to train on; used up.
         members: their states, in the order of the ensemble's members.
+        clip: largest norm of a member's gradient; None for any.
     """
 
-    def __init__(self, ensemble: FusedEnsemble, members: list[MemberState]) -> None:
+    def __init__(
+        self, ensemble: FusedEnsemble, members: list[MemberState], clip: float | None = None
+    ) -> None:
         device = ensemble.head.weight.device
         if device.type == "cpu" and ensemble.backbone.channels_last:
             ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ensemble, self.members = ensemble, members
+        self.ensemble, self.members, self.clip = ensemble, members, clip
         self.rows = ensemble.member_rows()
         self.labels = ensemble.label_index.cpu().numpy()
         rates = [member.rate for member in members]
@@ -46,6 +50,10 @@ class Group:
         losses = self._losses(self.ensemble(mels), truth)
         self.optimiser.zero_grad(set_to_none=True)
         (losses * self._weights).sum().backward()
+        if self.clip is not None:
+            named = self.ensemble.named_parameters()
+            gradients = {name: p.grad for name, p in named if p.grad is not None}
+            clip_members_(gradients, self.rows, self.clip, len(self.members))
         self.optimiser.step()
         return losses.detach().double().cpu()
 
@@ -76,7 +84,7 @@ class Group:
             return self
         moments = self.optimiser.moments()
         chosen = [self.members.index(member) for member in stay]
-        group = Group(self.ensemble.select(chosen), stay)
+        group = Group(self.ensemble.select(chosen), stay, self.clip)
         kept = torch.tensor(chosen, device=self._device)
         # Rows keep their order in ``select``: of the members, and in the head of the labels.
         group.optimiser.load_moments(

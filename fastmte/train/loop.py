@@ -130,7 +130,7 @@ class _Trainer:
         live = [member for member in self.members if member.is_live]
         together = [live] if self.is_fused else [[member] for member in live]
         return [
-            Group(ensemble.select([member.member for member in members]), members)
+            Group(ensemble.select([member.member for member in members]), members, self.config.clip)
             for members in together
             if members
         ]
