@@ -145,6 +145,59 @@ def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> None:
     finite(op, "points", points)
 
 
+def vgg_stem(
+    mels: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+) -> None:
+    """Check everything."""
+    op = "vgg_stem"
+    _check_tensor(op, "mels", mels, 3, [torch.float32, torch.float64], mels)
+    _check_tensor(op, "scale", scale, 1, [mels.dtype], mels)
+    _check_tensor(op, "shift", shift, 1, [mels.dtype], mels)
+    _check_at_least(op, "scale.size(0)", len(scale), 1)
+    _check_equal(op, "scale.size(0)", len(scale), "shift.size(0)", len(shift))
+    _check_at_least(op, "mels.size(1)", mels.size(1), 2)
+    _check_at_least(op, "mels.size(2)", mels.size(2), 4)
+    _check_stem(op, mels, weight, bias, len(scale), 3, dtype)
+
+
+def resnet_stem(
+    mels: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, members: int
+) -> None:
+    """Check everything."""
+    op = "resnet_stem"
+    _check_tensor(op, "mels", mels, 3, [torch.float32, torch.float64], mels)
+    _check_at_least(op, "members", members, 1)
+    _check_at_least(op, "mels.size(1)", mels.size(1), 1)
+    _check_at_least(op, "mels.size(2)", mels.size(2), 1)
+    _check_stem(op, mels, weight, bias, members, 7, dtype)
+
+
+def _check_stem(
+    op: str,
+    mels: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    members: int,
+    side: int,
+    dtype: torch.dtype,
+) -> None:
+    """Check the arguments that both stems have; ``side`` of the square kernel."""
+    _check_tensor(op, "weight", weight, 4, [mels.dtype], mels)
+    _check_tensor(op, "bias", bias, 1, [mels.dtype], mels)
+    if weight.shape[1:] != (1, side, side):
+        got = ", ".join(str(size) for size in weight.shape[1:])
+        raise RuntimeError(f"{op}: weight must be (n, 1, {side}, {side}), got (n, {got})")
+    if len(weight) == 0 or len(weight) % members:
+        want = f"a multiple of {members}, the number of members"
+        raise RuntimeError(f"{op}: weight.size(0) must be {want}, got {len(weight)}")
+    _check_equal(op, "weight.size(0)", len(weight), "bias.size(0)", len(bias))
+    is_double = mels.dtype == torch.float64
+    if dtype not in ([torch.float64] if is_double else [torch.float32, torch.bfloat16]):
+        want = "Double for Double" if is_double else "Float or BFloat16 for Float"
+        got = _NAMES.get(dtype, str(dtype))
+        raise RuntimeError(f"{op}: dtype must be {want} mels, got {got}")
+
+
 ACTIVATIONS = ("elu", "none", "relu")
 
 

@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastmte import _checks
-from fastmte._kernels_maps import pool_act  # noqa: F401  (one module names all kernels)
+from fastmte._kernels_maps import (  # noqa: F401  (one module names all kernels)
+    pool_act,
+    resnet_stem,
+    vgg_stem,
+)
 from fastmte.reference import scaled, songs_per_chunk
 
 Array = NDArray[Any]

@@ -40,6 +40,23 @@ def _fake_dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> tuple
     return seeds.new_empty((n_points,)), seeds.new_empty((n_points,))
 
 
+def _fake_vgg_stem(
+    mels: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+) -> Tensor:
+    n_songs, bands, frames = mels.shape
+    members = scale.size(0)
+    channels = weight.size(0) // members
+    return mels.new_empty((members, n_songs, bands // 2, frames // 4, channels), dtype=dtype)
+
+
+def _fake_resnet_stem(
+    mels: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, members: int
+) -> Tensor:
+    n_songs, bands, frames = mels.shape
+    shape = (members, n_songs, (bands + 3) // 4, (frames + 3) // 4, weight.size(0) // members)
+    return mels.new_empty(shape, dtype=dtype)
+
+
 def _fake_pool_act(x: Tensor, pool: Sequence[int], activation: str) -> Tensor:
     return x.new_empty((x.size(0), x.size(1) // pool[0], x.size(2) // pool[1], x.size(3)))
 
@@ -64,6 +81,17 @@ define(
     "dkmeans_assign(Tensor points, Tensor seeds, float tie_tol) -> (Tensor, Tensor)",
     reference.dkmeans_assign,
     _fake_dkmeans_assign,
+)
+define(
+    "vgg_stem(Tensor mels, Tensor scale, Tensor shift, Tensor weight, Tensor bias, "
+    "ScalarType dtype) -> Tensor",
+    reference.vgg_stem,
+    _fake_vgg_stem,
+)
+define(
+    "resnet_stem(Tensor mels, Tensor weight, Tensor bias, ScalarType dtype, int members) -> Tensor",
+    reference.resnet_stem,
+    _fake_resnet_stem,
 )
 define(
     "pool_act(Tensor x, int[] pool, str activation) -> Tensor",
@@ -162,6 +190,77 @@ def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float = 1e-10) -> tup
         Mayerl et al. 2021, section 2.3 (diversity k-means).
     """
     return torch.ops.fastmte.dkmeans_assign(points, seeds, tie_tol)
+
+
+def vgg_stem(
+    mels: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return the first block of K VGG-like members: 3x3 convolution, 2x4 maximum, ELU.
+
+    Member k convolves ``scale[k] * mels + shift[k]``, padded with zeros after the affine
+    map, so that its border is that of a network that normalises its input. A batch
+    norm that follows the convolution is folded into weight and bias. The map before
+    the pooling is never stored.
+
+    NaN is larger than any number and stays inside its member.
+
+    Args:
+        mels: (B, M, F) float32 or float64, M at least 2 and F at least 4.
+        scale: (K,) of mels' dtype, K at least 1.
+        shift: (K,) of mels' dtype.
+        weight: (K * C, 1, 3, 3) of mels' dtype, member by member.
+        bias: (K * C,) of mels' dtype.
+        dtype: float32 or bfloat16 (rounded to nearest even); float64 for float64 mels.
+
+    Returns:
+        (K, B, M // 2, F // 4, C) of ``dtype``: one channels-last map a member and song.
+
+    Raises:
+        RuntimeError: a shape, dtype or device is wrong.
+
+    Reference:
+        Bogdanov et al. 2019; MTG/mtg-jamendo-dataset, scripts/baseline/model.py, to ``pool_1``.
+    """
+    return torch.ops.fastmte.vgg_stem(mels, scale, shift, weight, bias, dtype)
+
+
+def resnet_stem(
+    mels: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dtype: torch.dtype = torch.float32,
+    members: int = 1,
+) -> Tensor:
+    """Return the stem of K residual members: 7x7 convolution, 3x3 maximum, ReLU.
+
+    Both steps have a stride of 2 and pad the border, with zeros and with nothing. A
+    batch norm between them is folded into weight and bias. The map before the pooling
+    is never stored.
+
+    NaN is larger than any number and stays inside its member.
+
+    Args:
+        mels: (B, M, F) float32 or float64, M and F at least 1.
+        weight: (K * C, 1, 7, 7) of mels' dtype, member by member.
+        bias: (K * C,) of mels' dtype.
+        dtype: float32 or bfloat16 (rounded to nearest even); float64 for float64 mels.
+        members: K, at least 1.
+
+    Returns:
+        (K, B, ceil(M / 4), ceil(F / 4), C) of ``dtype``: one channels-last map a member and song.
+
+    Raises:
+        RuntimeError: a shape, dtype or device is wrong.
+
+    Reference:
+        He et al. 2016, table 1, conv1 and the pooling of conv2_x.
+    """
+    return torch.ops.fastmte.resnet_stem(mels, weight, bias, dtype, members)
 
 
 def pool_act(x: Tensor, pool: Sequence[int], activation: str) -> Tensor:

@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from fastmte import _checks
-from fastmte.reference_maps import pool_act  # noqa: F401  (one module names all references)
+from fastmte.reference_maps import (  # noqa: F401  (one module names all references)
+    pool_act,
+    resnet_stem,
+    vgg_stem,
+)
 
 MAX_CHUNKS = 64
 MIN_SONGS_PER_CHUNK = 8192

@@ -6,10 +6,37 @@ another, (K, B, H, W, C).
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastmte import _checks
+
+
+def vgg_stem(
+    mels: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """See :func:`fastmte.ops.vgg_stem`."""
+    _checks.vgg_stem(mels, scale, shift, weight, bias, dtype)
+    x = scale[:, None, None] * mels[:, None] + shift[:, None, None]  # (B, K, M, F)
+    x = F.conv2d(x, weight, bias, padding=1, groups=len(scale))
+    return _member_major(F.elu(F.max_pool2d(x, (2, 4))), len(scale), dtype)
+
+
+def resnet_stem(
+    mels: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, members: int
+) -> Tensor:
+    """See :func:`fastmte.ops.resnet_stem`."""
+    _checks.resnet_stem(mels, weight, bias, dtype, members)
+    x = F.conv2d(mels[:, None], weight, bias, stride=2, padding=3)
+    return _member_major(F.relu(F.max_pool2d(x, 3, 2, padding=1)), members, dtype)
+
+
+def _member_major(x: Tensor, members: int, dtype: torch.dtype) -> Tensor:
+    """Return (K, B, H, W, C) of x (B, K * C, H, W)."""
+    n_batch, _, rows, columns = x.shape
+    x = x.view(n_batch, members, x.size(1) // members, rows, columns)
+    return x.permute(1, 0, 3, 4, 2).to(dtype).contiguous()
 
 
 def pool_act(x: Tensor, pool: Sequence[int], activation: str) -> Tensor:

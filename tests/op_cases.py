@@ -74,4 +74,27 @@ def points_of(n_points, n_features, n_members, device="cpu", seed=0):
 
 def maps_of(shape, dtype=torch.float32, device="cpu", seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator).mul(2).to(dtype).to(device)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return x.mul(2).to(dtype).to(device)
+
+
+STEMS = {"vgg_stem": 3, "resnet_stem": 7}  # side of the kernel
+
+
+def stem_case(name, members, n_songs, bands, frames, channels, dtype=torch.float32, device="cpu"):
+    """Arguments of a stem by their names, whose sums are about 1; dtype is that of the output."""
+    side = STEMS[name]
+    n_rows = members * channels
+    shapes = {"mels": (n_songs, bands, frames)}
+    if name == "vgg_stem":
+        shapes |= {"scale": (members,), "shift": (members,)}
+    shapes |= {"weight": (n_rows, 1, side, side), "bias": (n_rows,)}
+    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    case = {
+        key: maps_of(shape, torch.float64, seed=i) / 2
+        for i, (key, shape) in enumerate(shapes.items())
+    }
+    case["weight"] /= side
+    if name == "vgg_stem":
+        case["scale"] += 1
+    return {key: x.to(dtype).to(device) for key, x in case.items()}

@@ -7,11 +7,13 @@ import sys
 
 import pytest
 import torch
-from op_cases import crop_case, maps_of, points_of, refuses, songs
+from op_cases import STEMS, crop_case, maps_of, points_of, refuses, songs, stem_case
 
 from fastmte import _library, ops, reference
 
 INF, NAN = math.inf, math.nan
+
+MAP_KERNELS = ("_vgg_stem", "_resnet_stem", "_pool", "_convolve", "_keep_largest", "_activate")
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def uncompiled(monkeypatch):
 
     for module, names in (
         (_kernels, ("_crop", "_add_pairs", "_deal")),
-        (_kernels_maps, ("_pool", "_keep_largest", "_activate")),
+        (_kernels_maps, MAP_KERNELS),
     ):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name).py_func)
@@ -40,6 +42,11 @@ def test_the_kernels_mean_the_same_uncompiled(uncompiled):
     assert torch.equal(uncompiled.dkmeans_assign(*case)[1], reference.dkmeans_assign(*case)[1])
     case = (maps_of((2, 5, 6, 3)), (2, 3), "elu")
     torch.testing.assert_close(uncompiled.pool_act(*case), reference.pool_act(*case))
+    for name in STEMS:
+        case = *stem_case(name, 2, 1, 5, 9, 3).values(), torch.float32
+        case += (2,) if name == "resnet_stem" else ()
+        expected = getattr(reference, name)(*case)
+        torch.testing.assert_close(getattr(uncompiled, name)(*case), expected)
 
 
 def test_the_operators_compile_without_a_graph_break(device):

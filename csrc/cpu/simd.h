@@ -52,6 +52,13 @@ inline Isa isa() {
 
 inline bool has_avx2() { return isa() != Isa::kPortable; }
 
+// Makes the compiler load again what it has read through x. It would keep such values in registers
+// that a kernel needs for its sums, and those in memory.
+template <typename T>
+FASTMTE_INLINE void forget(const T*& x) {
+  asm("" : "+r"(x));
+}
+
 // True where none of the n values is NaN or infinite: no exponent is all ones. Integers, since a
 // float comparison with an early exit would not vectorize.
 template <typename T>
