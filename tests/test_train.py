@@ -140,7 +140,7 @@ def data() -> tuple[LabelledMels, LabelledMels]:
     return songs(49, 0), songs(24, 1)
 
 
-@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("clip", [None, 0.2])
 @pytest.mark.parametrize("is_fused", [True, False])
 def test_members_become_what_they_would_be_alone(
     data: tuple[LabelledMels, LabelledMels],
@@ -176,7 +176,7 @@ def test_members_become_what_they_would_be_alone(
             # that Adam blows its rounding up.
             torch.testing.assert_close(value, state[name], rtol=0, atol=1e-11)
     assert len(set(epochs)) == 3, f"the members must stop at different epochs, got {epochs}"
-    assert max(epochs) >= 15
+    assert max(epochs) >= 14
     n_batches = 6  # of 49 songs, as the last one joins the batch before
     assert [steps.count(member) for member in range(3)] == [n * n_batches for n in epochs]
     assert not fused.training
