@@ -186,6 +186,9 @@ def test_every_partition_trains(
     out = Path("runs") / f"tiny-{Path(method).stem}"
     partition = Partition.load(out / "partition.json", TAGS)
     assert n_members is None or partition.n_members == n_members
+    if members == "auto":
+        has_elbow = partition.details["elbow"]["elbow"] is not None
+        assert ("no elbow" in result.stderr) != has_elbow
     assert checkpoint.load(out).ensemble.n_members == partition.n_members
 
 

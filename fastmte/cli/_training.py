@@ -253,9 +253,10 @@ def split_labels(
 ) -> tuple[Partition, np.ndarray]:
     """Return the labels of each member, and the labels as points (L, D)."""
     space = make_space(settings, collection, material, display)
-    made = make_partition(
-        settings.partition, material.tags, space.centroids, settings.members, settings.seed
-    )
+    with _warnings_to(display):
+        made = make_partition(
+            settings.partition, material.tags, space.centroids, settings.members, settings.seed
+        )
     partition = replace(made, details={**made.details, **space.details})
     assert space.centroids is not None
     return partition, space.centroids
