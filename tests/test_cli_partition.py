@@ -260,6 +260,11 @@ def test_standardise_gives_the_columns_one_unit(artists):
     assert curves[0][0] > 1000 * curves[1][0]
 
 
+def test_names_with_spaces_are_parted_by_commas(artists):
+    result = run("--method", "linear", "-k", 10, "--points", artists, "--name-column", "artist")
+    assert result.stdout.splitlines()[1] == "1  artist 4, artist 5, artist 6, artist 7"
+
+
 def test_column_that_is_not_there(artists):
     result = run("--method", "dkmeans", "--points", artists, "--name-column", "who")
     assert result.exit_code == 1

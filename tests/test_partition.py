@@ -60,6 +60,47 @@ def test_published_linear(shared, n_members):
     assert made.parts() == plans[f"2021/fixed_ensemble_vggish_linear_{n_members}"]
 
 
+def test_published_kmeans_of_the_notebook(space, published):
+    made = make_partition("kmeans", MOOD_THEME_TAGS, space, 8)
+    stored = np.array(published["kmeans8_notebook"])
+    expected = [[MOOD_THEME_TAGS[i] for i in np.flatnonzero(stored == k)] for k in range(8)]
+    assert sorted(made.parts()) == sorted(expected)
+
+
+def test_every_published_plan(shared, space, published):
+    plans = json.loads((shared / "data/clustering/all_published_partitions.json").read_text())
+    made = {}
+    for name in ("dk4", "dk5", "dk10"):
+        seeds = [part[0] for part in published["runs_dkmeans"][name]]
+        options = {"n_members": len(seeds), "seeds": seeds}
+        made[name] = make_partition("dkmeans-published", MOOD_THEME_TAGS, space, **options)
+    for n in (2, 3, 4):
+        made[f"linear {n}"] = make_partition("linear", MOOD_THEME_TAGS, n_members=n)
+    made["moodtheme"] = make_partition("moodtheme", MOOD_THEME_TAGS)
+    made["single"] = make_partition("single", MOOD_THEME_TAGS)
+    in_order = {json.dumps(partition.parts()): name for name, partition in made.items()}
+    by_hand = {}
+    for plan, parts in plans.items():
+        if "variation" in plan:  # 10 labels twice, 10 missing
+            with pytest.raises(
+                InputError, match=r"more than once: .* and 5 more; missing: .* and 5"
+            ):
+                Partition.of_parts(parts, MOOD_THEME_TAGS)
+        elif "kmeans" in plan and "dikmeans" not in plan:
+            assert sorted(parts) == sorted(
+                make_partition("kmeans", MOOD_THEME_TAGS, space, 4, elbow=False).parts()
+            )
+        elif plan.endswith("_all"):  # themes first, then moods
+            assert Partition.of_parts(parts, MOOD_THEME_TAGS) == made["single"]
+        elif json.dumps(parts) not in in_order:
+            by_hand[plan] = Partition.of_parts(parts, MOOD_THEME_TAGS).parts() == parts
+    assert all(by_hand.values())
+    kinds = {plan.rpartition("20_")[2] for plan in by_hand if plan.startswith("2020")}
+    assert kinds == {"f1_2", "pr_auc_2", "manually_3"}
+    others = [plan for plan in by_hand if plan.startswith("2021")]
+    assert others == ["2021/fixed_ensemble_vggish_manually_3"]
+
+
 def test_moodtheme_is_the_split_by_hand():
     assert make_partition("moodtheme", MOOD_THEME_TAGS).parts() == [
         list(THEME_TAGS),
@@ -224,6 +265,7 @@ def test_dkmeans_published_refuses(points, n_clusters, seeds, text):
             r"one row of numbers for each of the 10 labels, got shap",
         ),
         ({"centroids": np.zeros((10, 0))}, "centroids must be one row of numbers"),
+        ({"centroids": np.full((10, 2), -1e200)}, r"at most 1e\+150, .*, got 1e\+200"),
         ({"centroids": np.full((10, 2), np.inf)}, "centroids must be finite, got inf at"),
         (
             {"method": "kmeans", "centroids": np.zeros((10, 2))},

@@ -234,6 +234,15 @@ def test_one_heap_has_no_elbow(rng):
             assert KMeansElbow(random_state=0).fit(points).elbow_ == 4
 
 
+@pytest.mark.parametrize("scale", [1e-150, 1e150 / 10, np.float32(1e30)])
+def test_elbow_at_the_ends_of_the_range(scale, rng):
+    heaps = np.repeat([[0, 0], [9, 0], [0, 9]], 20, axis=0) + rng.normal(0, 0.3, size=(60, 2))
+    heaps = (heaps * scale).astype(type(scale))
+    assert KMeansElbow(random_state=0).fit(heaps).elbow_ == 3
+    with pytest.raises(ValueError, match=r"X must be at most 1e\+150, got 1e\+160"):
+        KMeansElbow().fit([[1e160], [0.0]])
+
+
 @pytest.mark.filterwarnings("ignore:the curve of k-means")
 def test_curve_is_scikit_learns(rng):
     points = rng.normal(size=(30, 4))

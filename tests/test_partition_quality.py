@@ -5,9 +5,18 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from fastmte.partition import agreement, co_occurrence, judge, pair_counts, refine
+from fastmte.partition import (
+    DKMeans,
+    agreement,
+    co_occurrence,
+    judge,
+    pair_counts,
+    refine,
+    stability,
+)
 from fastmte.partition.quality import _pairs
 
 
@@ -109,6 +118,28 @@ def test_agreement_at_the_ends(rng):
     assert agreement([rng.permutation(60) % 4 for _ in range(60)]) == pytest.approx(0, abs=0.005)
     assert math.isnan(agreement([labels]))
     assert agreement([np.zeros(1, int)] * 2) == 1
+
+
+def test_stability_of_an_estimator(rng):
+    points = rng.normal(size=(56, 22))
+    heaps = np.repeat(rng.normal(size=(4, 22)), 14, axis=0) + rng.normal(0, 0.01, size=(56, 22))
+    estimator = DKMeans(4, random_state=7)
+    assert stability(estimator, points) == pytest.approx(0.03, abs=0.05)
+    assert estimator.random_state == 7 and not hasattr(estimator, "labels_")
+    assert stability(KMeans(4, n_init=3), heaps, 4) == pytest.approx(1)
+    seeds = np.random.RandomState(5).randint(2**31 - 1, size=6)
+    made = [DKMeans(4, random_state=int(seed)).fit(points).labels_ for seed in seeds]
+    assert stability(DKMeans(4), points, 6, random_state=5) == agreement(made)
+    pairs = [adjusted_rand_score(a, b) for a, b in combinations(made, 2)]
+    assert agreement(made) == pytest.approx(np.mean(pairs))
+
+
+def test_stability_refuses(rng):
+    points = rng.normal(size=(9, 2))
+    with pytest.raises(ValueError, match="n_seeds must be 2 or more, got 1"):
+        stability(DKMeans(2), points, 1)
+    with pytest.raises(ValueError, match=r"must have a random_state, got AgglomerativeClustering"):
+        stability(AgglomerativeClustering(2), points)
 
 
 def test_labels_that_songs_have_together():

@@ -111,9 +111,10 @@ def write(partition: Partition, path: Path, name_column: str | None) -> None:
 
 
 def show(partition: Partition) -> None:
-    """Print each member's labels, and the elbow on stderr."""
+    """Print each member's labels, and the elbow on stderr; commas part names with spaces."""
+    between = ", " if any(" " in tag for tag in partition.tags) else " "
     for member, part in enumerate(partition.parts()):
-        click.echo(f"{member}  {' '.join(part)}")
+        click.echo(f"{member}  {between.join(part)}")
     curve = partition.details.get("elbow")
     if curve is not None:
         elbow = "none" if curve["elbow"] is None else curve["elbow"]

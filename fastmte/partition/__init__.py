@@ -7,6 +7,7 @@ from fastmte.partition.exchange import refine
 from fastmte.partition.make import METHODS, make_partition
 from fastmte.partition.partition import Partition
 from fastmte.partition.quality import Quality, agreement, co_occurrence, judge, pair_counts
+from fastmte.partition.stability import stability
 
 __all__ = [
     "METHODS",
@@ -24,4 +25,5 @@ __all__ = [
     "make_partition",
     "pair_counts",
     "refine",
+    "stability",
 ]

@@ -23,6 +23,7 @@ N_INIT = 10
 # The sharpest bend in 150 samples of 56 points of one 22-dimensional Gaussian is 0.23 (0.17 on
 # average, at 3 to 6 clusters by chance); the published label space's is 0.50.
 LEAST_GAP = 0.25
+LARGEST = 1e150  # value whose squares can be summed
 
 
 def kmeans(n_clusters: int, random_state: int | np.random.RandomState | None) -> KMeans:
@@ -91,13 +92,18 @@ class KMeansElbow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         """Fit k-means for every ``k`` and keep the one at the elbow.
 
         Args:
-            X: (n_samples, n_features) float, finite.
+            X: (n_samples, n_features) float, within 1e150 of 0.
             y: not looked at.
+
+        Raises:
+            ValueError: values are larger.
 
         Warns:
             UserWarning: the curve has no elbow.
         """
-        X = validate_data(self, X, dtype=[np.float64, np.float32])
+        X = validate_data(self, X, dtype=np.float64)
+        if np.abs(X).max() > LARGEST:
+            raise ValueError(f"X must be at most {LARGEST:g}, got {np.abs(X).max():g}")
         random = check_random_state(self.random_state)
         k = np.arange(1, min(self.k_max, len(np.unique(X, axis=0))) + 1)
         # One seed each: the fit at k is the same however long the curve is.
@@ -124,13 +130,13 @@ class KMeansElbow(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
     def predict(self, X: Any) -> np.ndarray:
         """Return the nearest centre of each point, (n_samples,) int64."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
         return self._model.predict(X).astype(np.int64)
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the distance of each point to each centre, (n_samples, n_clusters_)."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
         return self._model.transform(X)
 
     def curve(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from fastmte.errors import InputError
 from fastmte.labels import MOOD_TAGS, THEME_TAGS
 from fastmte.partition.dkmeans import DKMeans, dkmeans_published
-from fastmte.partition.elbow import KMeansElbow, kmeans
+from fastmte.partition.elbow import LARGEST, KMeansElbow, kmeans
 from fastmte.partition.partition import Partition
 
 
@@ -212,6 +212,11 @@ def _checked_centroids(centroids: np.ndarray, n_labels: int) -> np.ndarray:
     bad = np.argwhere(~np.isfinite(centroids))
     if len(bad):
         raise InputError(f"centroids must be finite, got {centroids[tuple(bad[0])]} at {bad[0]}")
+    if np.abs(centroids).max() > LARGEST:
+        raise InputError(
+            f"centroids must be at most {LARGEST:g}, so that squares have a float64, got "
+            f"{np.abs(centroids).max():g}"
+        )
     return centroids
 
 
