@@ -14,7 +14,7 @@ def refine(
 
     Each point in turn changes places with the point of another part that gains most, the
     lowest index of equal ones, until none gains. Parts keep their sizes. Deterministic.
-    Cost: O(n^2 d) a round and a handful of rounds: 2 ms for 56 x 22, 1 s for 2,000 x 22.
+    Cost: O(n^2 d) a round and a handful of rounds: 0.3 ms for 56 labels, 0.4 s for 2,000 x 22.
 
     Args:
         points: (n, d) float, finite.
