@@ -75,6 +75,9 @@ bench: $(READY)
 	$(RUN) -m pytest bench/bench_ensemble.py --benchmark-json=bench/results/ensemble.json
 	$(TUNED_MALLOC) $(RUN) -m pytest bench/bench_ensemble.py \
 		--benchmark-json=bench/results/ensemble-tuned.json
+	$(RUN) -m pytest bench/bench_training.py --benchmark-json=bench/results/training.json
+	$(TUNED_MALLOC) $(RUN) -m pytest bench/bench_training.py \
+		--benchmark-json=bench/results/training-tuned.json
 	$(RUN) -m bench.table
 
 bench-table: $(READY)

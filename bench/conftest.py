@@ -30,12 +30,12 @@ def _calls_for(function: Callable[[], Any]) -> int:
     return max(1, int(SHORTEST / max(perf_counter() - start, 1e-7)))
 
 
-def _timed(function: Callable[[], Any], calls: int) -> float:
+def _timed(function: Callable[[], Any], calls: int, clock: Callable[[], float]) -> float:
     """Return the seconds of one call, as the mean of ``calls``."""
-    start = perf_counter()
+    start = clock()
     for _ in range(calls):
         function()
-    return (perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 @pytest.fixture
@@ -57,6 +57,7 @@ def versus(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None
         limit: tuple[str, Callable[[], Any]] | None = None,
         same: Callable[[Any, Any], None] = torch.testing.assert_close,
         rounds: int = 15,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         same(candidate(), baseline())  # the second calls below are the warm-up
         sides = [candidate, baseline] + ([limit[1]] if limit else [])
@@ -65,10 +66,10 @@ def versus(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None
 
         def time_the_others() -> None:
             for side, n, kept in zip(sides[1:], calls[1:], seconds[1:], strict=True):
-                kept.append(_timed(side, n))
+                kept.append(_timed(side, n, clock))
 
         def block() -> None:
-            seconds[0].append(_timed(candidate, calls[0]))
+            seconds[0].append(_timed(candidate, calls[0], clock))
 
         benchmark.pedantic(block, setup=time_the_others, rounds=rounds)
         ratios = [b / a for a, b in zip(seconds[0], seconds[1], strict=True)]

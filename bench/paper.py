@@ -57,3 +57,23 @@ def one_after_another(
     """Return the scores of K models run in turn, joined and sorted into label order: (B, L)."""
     scores = torch.cat([torch.sigmoid(member(mels)) for member in members], dim=1)
     return scores[:, torch.argsort(torch.cat(list(parts)))]
+
+
+def step_one_after_another(
+    members: Sequence[nn.Module],
+    optimisers: Sequence[torch.optim.Optimizer],
+    parts: Sequence[Tensor],
+    mels: Tensor,
+    truth: Tensor,
+) -> Tensor:
+    """Make one training step of K models in turn; return each label's loss: (L,) float64."""
+    losses = torch.empty(truth.shape[1], dtype=torch.float64)
+    for member, optimiser, part in zip(members, optimisers, parts, strict=True):
+        optimiser.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            member(mels), truth[:, part], reduction="none"
+        )
+        loss.mean().backward()
+        optimiser.step()
+        losses[part] = loss.detach().mean(0).double()
+    return losses

@@ -16,7 +16,7 @@ BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 def table(folder: Path = RESULTS) -> str:
     """Return the Markdown table of all results, and the machine they are from."""
     lines = [
-        "| what | size | instead of | ratio (quartiles) | time | of the limit |",
+        "| what | size | instead of | ratio (quartiles) | time or memory | of the limit |",
         "|---|---|---|---|---|---|",
     ]
     machines = []
@@ -34,8 +34,12 @@ def _row(info: dict) -> str:
     limit = f"{info['of_limit']:.0%} of a {info['limit']}" if "limit" in info else ""
     return (
         f"| {info['what']} | {info['size']} | {info['instead']} "
-        f"| {info['speedup']:.2f}x ({low:.2f}-{high:.2f}) | {_seconds(info['seconds'])} | {limit} |"
+        f"| {info['speedup']:.2f}x ({low:.2f}-{high:.2f}) | {_cost(info)} | {limit} |"
     )
+
+
+def _cost(info: dict) -> str:
+    return f"{info['bytes'] / 1e6:.3g} MB" if "bytes" in info else _seconds(info["seconds"])
 
 
 def _seconds(value: float) -> str:

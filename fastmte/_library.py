@@ -67,6 +67,11 @@ def status() -> dict[str, Any]:
     }
 
 
+def has_kernel(name: str, device: str) -> bool:
+    """Return whether tensors of a device (``"cpu"``, ``"cuda"``) get a compiled kernel."""
+    return _LOADED.operators.get(name, {}).get(device) == "native"
+
+
 def find(name: str) -> Path | None:
     """Return the newest file ``name`` beside the package's modules.
 

@@ -64,6 +64,8 @@ class RunSettings:
     seed: int
     shuffle_labels: bool
     clip: float | None = None
+    plan: Literal["auto", "fused", "module"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"  # of runs that do not say
 
     def command(self, out: Path) -> list[str]:
         """Return the command line that gives this run again."""

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner, Result
+from staged import Staged
 from tiny import Tiny
 
 from fastmte import checkpoint, runs
@@ -23,6 +24,7 @@ from fastmte.files import locked
 from fastmte.metrics import METRICS
 from fastmte.models import _registry
 from fastmte.partition import Partition
+from fastmte.plan import training
 from fastmte.train import loop
 
 TAGS = ("action", "calm", "dark", "epic", "fast", "happy")
@@ -275,6 +277,36 @@ def test_the_patience_may_be_the_demos(monkeypatch: pytest.MonkeyPatch) -> None:
     for given, expected in [([], 3), (["--patience", 7], 7)]:
         result = run("--partition", "linear", "--backbone", "resnet18", *given)
         assert result.stdout.split()[:2] == ["patience", f"{expected}.000000"]
+
+
+def test_bf16_without_its_units_falls_back_and_says_so_once(
+    songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    result = run("--data", songs, *TRAIN, "--device", "cpu", "--precision", "bf16", "--out", "a")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("Warning: bf16 would be slow here (the CPU has no AMX)") == 1
+    assert run("--data", songs, *TRAIN, "--precision", "fp32", "--out", "b").exit_code == 0
+    assert Path("a/predictions.npy").read_bytes() == Path("b/predictions.npy").read_bytes()
+    assert json.loads(Path("a/run.json").read_text())["settings"]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("plan", ["auto", "module"])
+def test_the_plan_is_the_one_asked_for(
+    songs: Path, monkeypatch: pytest.MonkeyPatch, plan: str
+) -> None:
+    monkeypatch.setitem(_registry._BUILDERS, "tiny", Staged)
+    monkeypatch.setattr(training, "has_kernel", lambda name, device: True)
+    seen, call = set(), training.TrainPlan.__call__
+
+    def recorded(self: training.TrainPlan, *args: object) -> torch.Tensor:
+        seen.add(self.is_fused)
+        return call(self, *args)
+
+    monkeypatch.setattr(training.TrainPlan, "__call__", recorded)
+    result = run("--data", songs, *TRAIN, "--plan", plan, "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert seen == {plan == "auto"}
 
 
 def test_shuffled_labels_are_other_songs_labels(songs: Path) -> None:

@@ -30,6 +30,7 @@ from fastmte.files import locked, write_json
 from fastmte.mel import MelConfig
 from fastmte.metrics import elbow_thresholds
 from fastmte.partition import Partition, make_partition
+from fastmte.plan import precision
 from fastmte.predict import predict_store
 from fastmte.runs import RunSettings
 from fastmte.train import TrainConfig, fit
@@ -307,6 +308,8 @@ def train(
         settings.backbone, partition.member_of_label.tolist(), settings.seed
     ).to(device)
     config = train_config(settings)
+    with _warnings_to(display):
+        config = replace(config, precision=precision.resolve(config.precision, device))
     epochs = EpochDisplay(display, config.epochs)
     ensemble = fit(
         ensemble,
@@ -358,6 +361,8 @@ def train_config(settings: RunSettings) -> TrainConfig:
         crop=settings.crop,
         clip=settings.clip,
         seed=settings.seed,
+        plan=settings.plan,
+        precision=settings.precision,
     )
 
 

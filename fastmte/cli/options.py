@@ -105,6 +105,13 @@ page_file = click.option(
     metavar="FILE.html",
     help="Page to write  [default: RUN/report.html]",
 )
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the networks' maps; auto: bf16 where the CPU has AMX or the GPU has it.",
+)
 seed = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),  # NumPy's and scikit-learn's

@@ -85,6 +85,13 @@ from fastmte.cli._process import (
     default=10,
     help="Epochs without a lower validation loss that a learning rate survives.",
 )
+@click.option(
+    "--plan",
+    type=click.Choice(["auto", "module"]),
+    default="auto",
+    help="How members are run: auto, by the fused kernels where there are any; or their module.",
+)
+@options.precision
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
 @options.seed
 @click.option("--shuffle-labels", is_flag=True, help="Control: give songs each other's labels.")

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fastmte.crop import FRAMES
+from fastmte.plan.precision import Precision
+from fastmte.plan.training import TrainChoice
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class TrainConfig:
         clip: a member's gradient is scaled down to this norm, as
             ``torch.nn.utils.clip_grad_norm_`` does; None: never.
         seed: of the order of songs, the random crops and the dropout.
+        plan: how members are run, as ``TrainPlan``.
+        precision: of the maps and the convolutions' weights of a float32 ensemble; its
+            parameters, moments and statistics stay float32. ``"auto"``: bf16 where the
+            device computes it by units of its own.
 
     Raises:
         ValueError: a value is out of range.
@@ -44,6 +50,8 @@ class TrainConfig:
     crop: Literal["centre", "random"] = "centre"
     clip: float | None = None
     seed: int = 0
+    plan: TrainChoice = "auto"
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "frames"):
@@ -64,6 +72,10 @@ class TrainConfig:
             raise ValueError(f"clip must be a positive number, or None, got {self.clip}")
         if self.crop not in ("centre", "random"):
             raise ValueError(f"crop must be centre or random, got {self.crop!r}")
+        for name, known in (("plan", TrainChoice), ("precision", Precision)):
+            if getattr(self, name) not in get_args(known):
+                names = ", ".join(get_args(known))
+                raise ValueError(f"{name} must be one of {names}, got {getattr(self, name)!r}")
         if not all(rate > 0 for rate in self.rates(1)):
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
 

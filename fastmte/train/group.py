@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmte.ensemble import FusedEnsemble
+from fastmte.plan.shared_input import SharedInput
+from fastmte.plan.training import TrainChoice, TrainPlan
 from fastmte.train.adam import MemberAdam
 from fastmte.train.clip import clip_members_
 from fastmte.train.member import MemberState
@@ -19,13 +21,21 @@ class Group:
         ensemble: the members' network, on the device to train on; used up.
         members: their states, in the order of the ensemble's members.
         clip: largest norm of a member's gradient; None for any.
+        choice: how they are run in training, as ``TrainPlan``.
+        dtype: of the activations, likewise.
     """
 
     def __init__(
-        self, ensemble: FusedEnsemble, members: list[MemberState], clip: float | None = None
+        self,
+        ensemble: FusedEnsemble,
+        members: list[MemberState],
+        clip: float | None = None,
+        choice: TrainChoice = "auto",
+        dtype: torch.dtype | None = None,
     ) -> None:
+        self.plan = TrainPlan(ensemble, dtype, choice)
         device = ensemble.head.weight.device
-        if device.type == "cpu" and ensemble.backbone.channels_last:
+        if device.type == "cpu" and (self.plan.is_fused or ensemble.backbone.channels_last):
             ensemble.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ensemble, self.members, self.clip = ensemble, members, clip
         self.rows = ensemble.member_rows()
@@ -37,7 +47,9 @@ class Group:
         sizes = ensemble.member_of_label.bincount()
         self._weights = 1.0 / sizes[ensemble.member_of_label].to(ensemble.head.weight.dtype)
 
-    def step(self, mels: Tensor, truth: Tensor, seed: int, step: int) -> Tensor:
+    def step(
+        self, mels: Tensor, truth: Tensor, seed: int, step: int, shared: SharedInput | None = None
+    ) -> Tensor:
         """Make one step of every member; return each label's mean loss over the batch, (L',).
 
         Args:
@@ -45,9 +57,10 @@ class Group:
             truth: (B, L) of all labels, likewise.
             seed: of the dropout.
             step: number of the step.
+            shared: what any group's ``plan.shared(mels)`` gave.
         """
         self.ensemble.set_dropout_key(seed, step)
-        losses = self._losses(self.ensemble(mels), truth)
+        losses = self._losses(self.plan(mels, shared), truth)
         self.optimiser.zero_grad(set_to_none=True)
         (losses * self._weights).sum().backward()
         if self.clip is not None:
@@ -84,7 +97,8 @@ class Group:
             return self
         moments = self.optimiser.moments()
         chosen = [self.members.index(member) for member in stay]
-        group = Group(self.ensemble.select(chosen), stay, self.clip)
+        plan = self.plan
+        group = Group(self.ensemble.select(chosen), stay, self.clip, plan.choice, plan.dtype)
         kept = torch.tensor(chosen, device=self._device)
         # Rows keep their order in ``select``: of the members, and in the head of the labels.
         group.optimiser.load_moments(

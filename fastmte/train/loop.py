@@ -16,6 +16,7 @@ from fastmte.data.batches import LabelledMels, batch_order, random_starts
 from fastmte.ensemble import FusedEnsemble, fuse
 from fastmte.errors import InputError
 from fastmte.files import atomic_write
+from fastmte.plan import precision
 from fastmte.train import state
 from fastmte.train.config import TrainConfig
 from fastmte.train.group import Group, under
@@ -107,6 +108,9 @@ class _Trainer:
         self.member_ids = ensemble.member_ids
         self.device, self.dtype = ensemble.head.weight.device, ensemble.head.weight.dtype
         self.is_fused = self.device.type != "cpu" if is_fused is None else is_fused
+        self.precision = "fp32"
+        if self.dtype == torch.float32:
+            self.precision = precision.resolve(config.precision, self.device)
         patience = config.patience
         if isinstance(patience, str):
             patience = ensemble.backbone.early_stop_patience
@@ -130,7 +134,13 @@ class _Trainer:
         live = [member for member in self.members if member.is_live]
         together = [live] if self.is_fused else [[member] for member in live]
         return [
-            Group(ensemble.select([member.member for member in members]), members, self.config.clip)
+            Group(
+                ensemble.select([member.member for member in members]),
+                members,
+                self.config.clip,
+                self.config.plan,
+                torch.bfloat16 if self.precision == "bf16" else None,
+            )
             for members in together
             if members
         ]
@@ -171,10 +181,12 @@ class _Trainer:
         for group in self.groups:
             group.ensemble.train()
             losses[group.labels] = 0.0
+        plan = self.groups[0].plan
         for count, rows in enumerate(batches, start=1):
             batch = self._batch(data, rows, None if starts is None else starts[rows])
+            shared = plan.shared(batch[0]) if plan.is_fused else None
             for group in self.groups:
-                per_label = group.step(*batch, config.seed, self.step)
+                per_label = group.step(*batch, config.seed, self.step, shared)
                 losses[group.labels] += per_label.numpy() * len(rows) / len(data)
             self.step += 1
             if on_step is not None:
@@ -238,6 +250,7 @@ class _Trainer:
         """Return what a resumed training must have in common with the interrupted one."""
         return {
             **asdict(self.config),
+            "precision": self.precision,
             "backbone": self.backbone,
             "member_of_label": self.member_of_label,
             "dtype": str(self.dtype),
