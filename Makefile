@@ -72,6 +72,7 @@ cuda-check: $(READY)
 bench: $(READY)
 	@mkdir -p bench/results
 	$(RUN) -m pytest bench/bench_ops.py --benchmark-json=bench/results/ops.json
+	$(TUNED_MALLOC) $(RUN) -m pytest bench/bench_stems.py --benchmark-json=bench/results/stems.json
 	$(RUN) -m pytest bench/bench_ensemble.py --benchmark-json=bench/results/ensemble.json
 	$(TUNED_MALLOC) $(RUN) -m pytest bench/bench_ensemble.py \
 		--benchmark-json=bench/results/ensemble-tuned.json

@@ -23,7 +23,8 @@ FASTMTE_TARGET void pool_act_rows(const T* x, const PoolSizes& sizes, Activation
         for (int64_t i = 0; i < sizes.window_rows; ++i)
           for (int64_t j = 0; j < sizes.window_columns; ++j) {
             const T* from = window + i * row_stride + j * channels + c;
-            largest = max_keeping_nan(largest, load_first(from, channels - c));
+            // The new value first: whether it is NaN does not wait for the values before.
+            largest = max_keeping_nan(load_first(from, channels - c), largest);
           }
         store_first(to + c, activate(largest, activation), channels - c);
       }

@@ -74,6 +74,11 @@ FASTMTE_TARGET FASTMTE_INLINE Vector max(Vector a, Vector b) {
   return _mm512_maskz_max_ps(kAll, a, b);
 }
 
+// NaN where either is NaN, as torch.max_pool2d has it.
+FASTMTE_TARGET FASTMTE_INLINE Vector max_keeping_nan(Vector a, Vector b) {
+  return _mm512_mask_max_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b);
+}
+
 // `yes` where x is NaN, else `no`.
 FASTMTE_TARGET FASTMTE_INLINE Vector where_nan(Vector x, Vector yes, Vector no) {
   return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), yes);
@@ -119,6 +124,10 @@ FASTMTE_TARGET FASTMTE_INLINE Vector max(Vector a, Vector b) { return _mm256_max
 
 FASTMTE_TARGET FASTMTE_INLINE Vector where_nan(Vector x, Vector yes, Vector no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+FASTMTE_TARGET FASTMTE_INLINE Vector max_keeping_nan(Vector a, Vector b) {
+  return where_nan(a, a, max(a, b));
 }
 
 FASTMTE_TARGET FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector no) {

@@ -6,11 +6,6 @@ FASTMTE_TARGET FASTMTE_INLINE Vector absolute(Vector x) {
   return (Vector)((Bits)x & (Bits{} + kMantissaAndExponent));
 }
 
-// NaN where either is NaN, as torch.max_pool2d has it.
-FASTMTE_TARGET FASTMTE_INLINE Vector max_keeping_nan(Vector a, Vector b) {
-  return where_nan(a, a, max(a, b));
-}
-
 template <bool kKeepsNan>
 FASTMTE_TARGET FASTMTE_INLINE Vector pick_max(Vector a, Vector b) {
   return kKeepsNan ? max_keeping_nan(a, b) : max(a, b);
@@ -36,21 +31,34 @@ FASTMTE_TARGET FASTMTE_INLINE void store(BFloat16* to, Vector x) {
   store_upper_halves(to, (Bits)where_nan(x, nan, rounded));
 }
 
-// The first n lanes, all where n is at least kWidth; the others are 0.
+// The first n < kWidth lanes, the others 0. Apart, or the way through memory would become that of
+// whole vectors too.
 template <typename T>
-FASTMTE_TARGET FASTMTE_INLINE Vector load_first(const T* x, int64_t n) {
-  if (n >= kWidth) return load(x);
+FASTMTE_TARGET __attribute__((noinline)) Vector load_few(const T* x, int64_t n) {
   T lanes[kWidth] = {};
   if (n > 0) std::memcpy(lanes, x, n * sizeof(T));
   return load(lanes);
 }
 
 template <typename T>
-FASTMTE_TARGET FASTMTE_INLINE void store_first(T* to, Vector x, int64_t n) {
-  if (n >= kWidth) return store(to, x);
+FASTMTE_TARGET __attribute__((noinline)) void store_few(T* to, Vector x, int64_t n) {
   T lanes[kWidth];
   store(lanes, x);
   if (n > 0) std::memcpy(to, lanes, n * sizeof(T));
+}
+
+// The first n lanes, all where n is at least kWidth; the others are 0.
+template <typename T>
+FASTMTE_TARGET FASTMTE_INLINE Vector load_first(const T* x, int64_t n) {
+  return n >= kWidth ? load(x) : load_few(x, n);
+}
+
+template <typename T>
+FASTMTE_TARGET FASTMTE_INLINE void store_first(T* to, Vector x, int64_t n) {
+  if (n >= kWidth)
+    store(to, x);
+  else
+    store_few(to, x, n);
 }
 
 // exp(x) - 1 for x <= 88, to about 1 unit in the last place; NaN where x is.

@@ -39,6 +39,8 @@ FASTMTE_INLINE Vector max(Vector a, Vector b) { return where(a > b, a, b); }
 
 FASTMTE_INLINE Vector where_nan(Vector x, Vector yes, Vector no) { return where(x != x, yes, no); }
 
+FASTMTE_INLINE Vector max_keeping_nan(Vector a, Vector b) { return where_nan(a, a, max(a, b)); }
+
 FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector no) {
   return where(x < Vector{}, yes, no);
 }
