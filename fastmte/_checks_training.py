@@ -128,6 +128,29 @@ def vgg_stem_sums(gradient: Tensor, out: Tensor, argmax: Tensor, x: Tensor) -> N
         equal(op, f"argmax.size({dim})", argmax.size(dim), "out's", out.size(dim))
 
 
+def member_adam_(
+    parameter: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, sizes: Tensor
+) -> None:
+    """Check everything."""
+    op = "member_adam_"
+    if parameter.dim() < 1:
+        raise RuntimeError(f"{op}: parameter must have a dimension, of rows, got 0-D")
+    tensor(op, "parameter", parameter, parameter.dim(), [torch.float32, torch.float64], parameter)
+    others = {"gradient": gradient, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    for name, other in others.items():
+        tensor(op, name, other, parameter.dim(), [parameter.dtype], parameter)
+        for dim in range(parameter.dim()):
+            equal(
+                op,
+                f"parameter.size({dim})",
+                parameter.size(dim),
+                f"{name}.size({dim})",
+                other.size(dim),
+            )
+    tensor(op, "sizes", sizes, 1, [torch.float64], parameter)
+    equal(op, "parameter.size(0)", parameter.size(0), "sizes.size(0)", len(sizes))
+
+
 def _norm(op: str, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     tensor(op, "x", x, 4, _MAPS, x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -28,6 +28,7 @@ def define(
     reference: Callable[..., Any],
     fake: Callable[..., Any],
     has_numba: bool = True,
+    has_cuda: bool = True,
 ) -> None:
     """Register the operator ``schema`` on the tier chosen for this process.
 
@@ -36,6 +37,7 @@ def define(
         reference: what the operator means; runs on every device without a kernel.
         fake: returns outputs of the right shape, dtype and device without data.
         has_numba: whether ``fastmte._kernels`` has it; the numba tier runs the others' reference.
+        has_cuda: whether it is to have a CUDA kernel; a reference in its place is then no fault.
     """
     name = schema.partition("(")[0]
     OPERATORS.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -50,7 +52,8 @@ def define(
     if _LOADED.libraries["cuda"] and _has_kernel(name, "CUDA"):
         tiers["cuda"] = "native"
     elif torch.version.cuda:
-        OPERATORS.impl(name, _warns_of_slow_cuda(name, reference), "CUDA")
+        if has_cuda:
+            OPERATORS.impl(name, _warns_of_slow_cuda(name, reference), "CUDA")
         tiers["cuda"] = "reference"
     _LOADED.operators[name] = tiers
 

@@ -163,6 +163,27 @@ def vgg_stem_sums(gradient: Tensor, out: Tensor, argmax: Tensor, x: Tensor) -> T
     return sums.flatten(0, 1)
 
 
+def member_adam_(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    sizes: Tensor,
+    beta1: float,
+    beta2: float,
+    correction: float,
+    eps: float,
+) -> None:
+    """See :func:`fastmte.training_ops.member_adam_`."""
+    _checks.member_adam_(parameter, gradient, exp_avg, exp_avg_sq, sizes)
+    exp_avg.lerp_(gradient, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    # The order of operations is torch's, so that the results are its bits.
+    denominator = exp_avg_sq.sqrt().div_(correction).add_(eps)
+    rows = sizes.to(parameter).view(-1, *[1] * (parameter.dim() - 1))
+    parameter.addcdiv_(exp_avg * rows, denominator)
+
+
 def _wide(x: Tensor) -> Tensor:
     """Return x in the precision it is computed in."""
     return x if x.dtype == torch.float64 else x.float()

@@ -86,6 +86,7 @@ define(
     reference.bn_add_relu,
     _fake_bn_add_relu,
     has_numba=False,
+    has_cuda=False,
 )
 define(
     "bn_add_relu_backward(Tensor gradient, Tensor x, Tensor out, Tensor norm_weight, Tensor mean, "
@@ -94,6 +95,7 @@ define(
     reference.bn_add_relu_backward,
     _fake_bn_add_relu_backward,
     has_numba=False,
+    has_cuda=False,
 )
 define(
     "bn_act_pool(Tensor x, Tensor norm_weight, Tensor norm_bias, float eps, int[] kernel, "
@@ -101,6 +103,7 @@ define(
     reference.bn_act_pool,
     _fake_bn_act_pool,
     has_numba=False,
+    has_cuda=False,
 )
 define(
     "bn_act_pool_backward(Tensor gradient, Tensor x, Tensor out, Tensor argmax, "
@@ -109,12 +112,14 @@ define(
     reference.bn_act_pool_backward,
     _fake_bn_act_pool_backward,
     has_numba=False,
+    has_cuda=False,
 )
 define(
     "patch_products(Tensor x) -> Tensor",
     reference.patch_products,
     _fake_patch_products,
     has_numba=False,
+    has_cuda=False,
 )
 define(
     "vgg_stem_argmax(Tensor x, Tensor scale, Tensor shift, Tensor weight, Tensor bias, "
@@ -122,12 +127,23 @@ define(
     reference.vgg_stem_argmax,
     _fake_vgg_stem_argmax,
     has_numba=False,
+    has_cuda=False,
 )
 define(
     "vgg_stem_sums(Tensor gradient, Tensor out, Tensor argmax, Tensor x) -> Tensor",
     reference.vgg_stem_sums,
     _fake_vgg_stem_sums,
     has_numba=False,
+    has_cuda=False,
+)
+define(
+    "member_adam_(Tensor(a!) parameter, Tensor gradient, Tensor(b!) exp_avg, "
+    "Tensor(c!) exp_avg_sq, Tensor sizes, float beta1, float beta2, float correction, float eps) "
+    "-> ()",
+    reference.member_adam_,
+    lambda *_: None,
+    has_numba=False,
+    has_cuda=False,
 )
 
 
@@ -248,6 +264,43 @@ def bn_act_pool(
         x, norm_weight, norm_bias, eps, kernel, activation, stride, padding
     )
     return out, mean, variance
+
+
+def member_adam_(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    sizes: Tensor,
+    beta1: float,
+    beta2: float,
+    correction: float,
+    eps: float,
+) -> None:
+    """Make one step of Adam on a parameter whose rows move at rates of their own, in place.
+
+    The bits are those of torch's operators one after another.
+
+    Args:
+        parameter: (R, ...) float32 or float64, changed.
+        gradient: of its shape and dtype.
+        exp_avg: likewise, the running mean of the gradient; changed.
+        exp_avg_sq: likewise, of its square; changed.
+        sizes: (R,) float64, each row's step: minus its rate, over 1 - beta1 ** steps.
+        beta1: decay of ``exp_avg``.
+        beta2: decay of ``exp_avg_sq``.
+        correction: square root of 1 - beta2 ** steps.
+        eps: added to the denominator.
+
+    Raises:
+        RuntimeError: a shape, dtype or device is wrong.
+
+    Reference:
+        Kingma and Ba 2015, "Adam", algorithm 1; torch.optim.Adam.
+    """
+    torch.ops.fastmte.member_adam_(
+        parameter, gradient, exp_avg, exp_avg_sq, sizes, beta1, beta2, correction, eps
+    )
 
 
 def patch_moments(x: Tensor) -> tuple[Tensor, Tensor]:

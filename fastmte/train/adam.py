@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastmte import training_ops
+
 
 class MemberAdam(torch.optim.Optimizer):
     """Adam in which every row of a parameter moves at the rate of its own member.
@@ -71,23 +73,23 @@ class MemberAdam(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] += 1
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        # The order of operations is torch's, so that the results are its bits.
-        denominator = square.sqrt().div_((1 - beta2 ** state["step"]) ** 0.5).add_(group["eps"])
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        if parameter.dim() == 0:
+            name, parameter, gradient = "", parameter.view(1), gradient.view(1)
+            moments = moments[0].view(1), moments[1].view(1)
         sizes = [-rate / (1 - beta1 ** state["step"]) for rate in self.rates]
-        if len(set(sizes)) == 1:
-            parameter.addcdiv_(mean, denominator, value=sizes[0])
-        else:
-            parameter.addcdiv_(mean * self._per_row(name, sizes, parameter), denominator)
+        correction = (1 - beta2 ** state["step"]) ** 0.5
+        rows = self._per_row(name, sizes, parameter)
+        eps = group["eps"]
+        training_ops.member_adam_(
+            parameter, gradient, *moments, rows, beta1, beta2, correction, eps
+        )
 
     def _per_row(self, name: str, values: list[float], like: Tensor) -> Tensor:
-        """Return ``values`` of each row's member, shaped to multiply ``like``."""
+        """Return ``values`` of the member of each row of ``like``, (R,) float64."""
         each = torch.tensor(values, dtype=torch.float64)
-        if name not in self.rows or like.dim() == 0:
-            return each[0].to(like)
-        return each[self.rows[name]].to(like).view(-1, *[1] * (like.dim() - 1))
+        rows = self.rows.get(name)
+        return (each[:1].expand(len(like)) if rows is None else each[rows]).to(like.device)
 
     def moments(self) -> dict[str, Tensor]:
         """Return ``NAME.exp_avg`` and ``NAME.exp_avg_sq`` of the parameters that have moved."""
