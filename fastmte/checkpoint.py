@@ -218,6 +218,13 @@ def ensemble_from(
     """
     with torch.device("meta"):
         expected = FusedEnsemble(backbone, member_of_label).state_dict()
+    n_members = max(member_of_label) + 1
+    n_found = _n_members(state, n_members)
+    if n_found != n_members:
+        raise InputError(
+            f"the weights are of {n_found} members, not of the {n_members} that member_of_label "
+            "names"
+        )
     if difference := _difference(expected, state):
         raise InputError(f"the weights are not those of {backbone}: {difference}")
     copy = {name: state[name].to("cpu", value.dtype, copy=True) for name, value in expected.items()}
@@ -225,6 +232,12 @@ def ensemble_from(
         if not value.isfinite().all():
             raise InputError(f"{name} has values that are not finite; the weights are unusable")
     return FusedEnsemble.from_state(backbone, member_of_label, copy)
+
+
+def _n_members(state: dict[str, Tensor], default: int) -> int:
+    """Return how many members the weights are of: each counts its batches."""
+    counts = (len(v) for k, v in state.items() if k.endswith("num_batches_tracked") and v.dim())
+    return next(counts, default)
 
 
 def _difference(expected: dict[str, Tensor], got: dict[str, Tensor]) -> str:

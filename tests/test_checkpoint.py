@@ -251,7 +251,9 @@ def test_weights_of_another_architecture_say_what_differs(folder):
 
 def test_weights_of_another_partition_say_what_differs(folder):
     edit(folder, member_of_label=[0, 1, 0, 1])
-    assert "bn_init.weight is (3,) numbers instead of (2,) numbers" in refused(folder)
+    assert "the weights are of 3 members, not of the 2 that member_of_label names" in refused(
+        folder
+    )
     edit(folder, member_of_label=[0, 1, 2, 0, 1])
     line = refused(folder)
     assert "head.weight is (4, 64) numbers instead of (5, 64) numbers, and 1 more" in line

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from fastmte.models import _registry
 from fastmte.partition import Partition
 from fastmte.plan import training
 from fastmte.train import loop
+from fastmte.train.group import Group
 
 TAGS = ("action", "calm", "dark", "epic", "fast", "happy")
 HEADER = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
@@ -421,6 +423,43 @@ def test_resume_refuses_what_is_not_the_same(
     result = run("--resume", "--out", "run")
     assert result.exit_code == 1
     assert "cannot resume, the training songs are not the same" in result.stderr
+
+
+def test_resume_refuses_another_number_of_members(
+    songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(loop, "batch_order", Interrupt(2, KeyboardInterrupt))
+        assert run("--data", songs, *TRAIN, "--out", "run").exit_code == 130
+    result = run("--resume", "--out", "run", "--members", 3)
+    assert result.exit_code == 1
+    assert "cannot resume, --members was 2, got 3; leave these options out" in result.stderr
+    lists = [["action", "calm"], ["dark", "epic"], ["fast", "happy"]]
+    Path("run/partition.json").write_text(json.dumps(lists))
+    result = run("--resume", "--out", "run")
+    assert result.exit_code == 1
+    assert "cannot resume, members was 2, is 3; member_of_label was [0, 0, 0, 1" in result.stderr
+
+
+def test_too_little_memory_halves_the_batch_and_loses_no_run(
+    songs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Group.step
+
+    def stepped(group: Group, mels: torch.Tensor, *args: Any) -> torch.Tensor:
+        if len(mels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return step(group, mels, *args)
+
+    monkeypatch.setattr(Group, "step", stepped)
+    result = run("--data", songs, *TRAIN, "--out", "run")
+    assert result.exit_code == 0, result.output
+    said = "Not enough memory: epoch 1 begins again, with batches of 2 songs"
+    assert result.stderr.count("Not enough memory") == result.stderr.count(said) == 1
+    records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [record["batch_size"] for record in records] == [2, 2, 2]
+    manifest = runs.read_manifest(Path("run"))
+    assert (manifest["settings"]["batch_size"], manifest["last_batch_size"]) == (4, 2)
 
 
 def test_resume_needs_a_run() -> None:

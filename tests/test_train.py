@@ -24,11 +24,11 @@ from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.mel import MelConfig
 from fastmte.models import _registry
-from fastmte.train import MemberAdam, Plateau, Stopping, TrainConfig, fit
+from fastmte.train import MemberAdam, Plateau, Stopping, TrainConfig, fit, loop
 from fastmte.train.clip import clip_members_
 from fastmte.train.group import Group
-from fastmte.train.loop import METRICS
 from fastmte.train.member import macro_roc_auc
+from fastmte.train.records import METRICS, last_batch_size
 from fastmte.train.state import SETTINGS, STATE, save_state
 
 FRAMES = 8
@@ -79,7 +79,11 @@ def whole(dtype: torch.dtype = torch.float64) -> FusedEnsemble:
 
 
 def alone(
-    member: int, train: LabelledMels, validation: LabelledMels, clip: float | None = None
+    member: int,
+    train: LabelledMels,
+    validation: LabelledMels,
+    clip: float | None = None,
+    sizes: list[int] | None = None,
 ) -> tuple[dict, list, float]:
     """Train one member by itself with torch's own optimiser, clipping and scheduler."""
     labels = [i for i, owner in enumerate(MEMBER_OF_LABEL) if owner == member]
@@ -91,7 +95,8 @@ def alone(
     for epoch in range(1, CONFIG.epochs + 1):
         model.train()
         starts = random_starts(train.lengths, FRAMES, CONFIG.seed, epoch)
-        for rows in batch_order(len(train), CONFIG.batch_size, CONFIG.seed, epoch):
+        size = sizes[epoch - 1] if sizes else CONFIG.batch_size
+        for rows in batch_order(len(train), size, CONFIG.seed, epoch):
             mels, target = train.batch(rows, FRAMES, starts[rows])
             model.set_dropout_key(CONFIG.seed, step)
             adam.zero_grad()
@@ -311,6 +316,123 @@ def test_resume_refuses_other_settings_and_data(
     (tmp_path / SETTINGS).write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         fit(whole(), *data, config, tmp_path, resume=True)
+
+
+def short_of_memory(
+    monkeypatch: pytest.MonkeyPatch, epoch: int, place: str, error: Exception
+) -> None:
+    """Let batches of more than 4 songs not fit into memory from an epoch on."""
+    seen = {"epoch": 0, "steps": 0}
+    order, step, validate = loop.batch_order, Group.step, Group.validate
+
+    def ordered(n_songs: int, batch_size: int, seed: int, now: int) -> list[Tensor]:
+        seen.update(epoch=now, steps=0)
+        return order(n_songs, batch_size, seed, now)
+
+    def stepped(group: Group, mels: Tensor, *args: Any) -> Tensor:
+        seen["steps"] += 1
+        late = place == "validation" or (place == "middle" and seen["steps"] < 8)
+        if seen["epoch"] >= epoch and len(mels) > 5 and not late:
+            group.ensemble.backbone.bn1.running_mean.fill_(7.0)  # as a pass that was cut off
+            raise error
+        return step(group, mels, *args)
+
+    def validated(group: Group, mels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        if seen["epoch"] >= epoch and len(mels) > 5:
+            raise error
+        return validate(group, mels, truth)
+
+    monkeypatch.setattr(loop, "batch_order", ordered)
+    monkeypatch.setattr(Group, "step", stepped)
+    monkeypatch.setattr(Group, "validate", validated)
+
+
+@pytest.mark.parametrize("has_folder", [True, False])
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("start", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
+        ("middle", RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")),
+        ("validation", MemoryError()),
+    ],
+)
+def test_an_epoch_without_memory_begins_again_with_half_the_batch(
+    data: tuple[LabelledMels, LabelledMels],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    error: Exception,
+    has_folder: bool,
+) -> None:
+    train, validation = data
+    folder = tmp_path if has_folder else None
+    history: list[dict] = []
+    told = []
+    with monkeypatch.context() as patch:
+        short_of_memory(patch, 12, place, error)
+        fused = fit(
+            whole(),
+            *data,
+            CONFIG,
+            folder,
+            on_epoch=history.append,
+            is_fused=False,
+            on_smaller=lambda *numbers: told.append(numbers),
+        )
+    assert told == [(12, 4)]
+    assert [one["batch_size"] for one in history] == [8] * 11 + [4] * (len(history) - 11)
+    for member in range(3):
+        state, expected, _ = alone(member, train, validation, sizes=[8] * 11 + [4] * 30)
+        mine = of_member(history, member)
+        assert len(mine) == len(expected)
+        got = [(one["validation_loss"], one["roc_auc"]) for one in mine]
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
+        for name, value in fused.select([member]).state_dict().items():
+            torch.testing.assert_close(value, state[name], rtol=0, atol=1e-10)
+
+
+def test_the_smaller_batch_survives_an_interruption(
+    data: tuple[LabelledMels, LabelledMels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitted(folder: Path, until: int, resume: bool = False) -> FusedEnsemble:
+        def stop(epoch: int, step: int, steps: int) -> None:
+            if epoch == until:
+                raise KeyboardInterrupt
+
+        return fit(whole(), *data, CONFIG, folder, resume, on_step=stop)
+
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="epoch 3 begins again"):
+        short_of_memory(patch, 3, "start", error)
+        expected = fitted(tmp_path / "whole", 0)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(tmp_path / "parts", 3)
+    assert last_batch_size(tmp_path / "parts") == 8  # of epoch 2
+    resumed = fitted(tmp_path / "parts", 0, True)  # with memory enough
+    assert_same_bits(resumed, expected)
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    assert last_batch_size(tmp_path / "parts") == 4
+
+
+def test_memory_for_two_songs_is_the_least(
+    data: tuple[LabelledMels, LabelledMels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Group, "step", never)
+    with (
+        pytest.warns(UserWarning, match="begins again") as caught,
+        pytest.raises(InputError, match="not enough memory on cpu for batches of 2 songs, the few"),
+    ):
+        fit(whole(), *data, CONFIG, tmp_path)
+    assert [str(one.message).split("batches of ")[1] for one in caught] == ["4 songs", "2 songs"]
+    monkeypatch.setattr(Group, "step", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        fit(whole(), *data, CONFIG, tmp_path)
 
 
 KILLED = """

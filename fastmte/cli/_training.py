@@ -34,7 +34,7 @@ from fastmte.plan import precision
 from fastmte.predict import predict_store
 from fastmte.runs import RunSettings
 from fastmte.train import TrainConfig, fit
-from fastmte.train.loop import METRICS
+from fastmte.train.records import METRICS, last_batch_size
 from fastmte.train.state import remove_state
 
 RANDOM_WIDTH = 4  # crops' widths kept of a song for random crops
@@ -320,14 +320,16 @@ def train(
         resume,
         epochs.epoch,
         epochs.step,
+        on_smaller=epochs.smaller,
     )
+    batch_size = last_batch_size(out)
     with _warnings_to(display):
         scores = {
             name: predict_store(
                 ensemble,
                 material.store,
                 material.store.index_of(material.parts[name].ids),
-                settings.batch_size,
+                batch_size,
                 device,
                 settings.frames,
             )
@@ -343,6 +345,7 @@ def train(
     _save_model(settings, material, ensemble, thresholds, result, out)
     manifest = runs.read_manifest(out) | {"status": "finished", "results": result}
     manifest["seconds"] = round(time.monotonic() - began, 1)
+    manifest["last_batch_size"] = batch_size  # smaller than asked for where memory was short
     manifest["model"] = checkpoint.fingerprint(out)
     write_json(out / runs.MANIFEST, manifest)
     remove_state(out)

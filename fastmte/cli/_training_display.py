@@ -39,6 +39,12 @@ class EpochDisplay:
         completed = (epoch - 1) * steps + step
         bar.update(self._display._task, completed=completed, total=self._epochs * steps)
 
+    def smaller(self, epoch: int, batch_size: int) -> None:
+        """Say that batches have become smaller."""
+        self._display.say(
+            f"Not enough memory: epoch {epoch} begins again, with batches of {batch_size} songs"
+        )
+
     def epoch(self, record: dict[str, Any]) -> None:
         """Print one epoch's record as a line."""
         members = record["members"]

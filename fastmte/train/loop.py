@@ -3,10 +3,11 @@
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +16,18 @@ from torch import Tensor
 from fastmte.data.batches import LabelledMels, batch_order, random_starts
 from fastmte.ensemble import FusedEnsemble, fuse
 from fastmte.errors import InputError
-from fastmte.files import atomic_write
 from fastmte.plan import precision
-from fastmte.train import state
+from fastmte.train import memory, state
+from fastmte.train.checks import check_data, check_stopping
 from fastmte.train.config import TrainConfig
 from fastmte.train.group import Group, under
 from fastmte.train.member import MemberState, macro_roc_auc
+from fastmte.train.records import METRICS, Seen, keep_records, member_record, retired_record
 from fastmte.train.schedule import Plateau, Stopping
 
-METRICS = "metrics.jsonl"
 OnEpoch = Callable[[dict[str, Any]], None]
 OnStep = Callable[[int, int, int], None]
+OnSmaller = Callable[[int, int], None]
 
 
 def fit(
@@ -38,12 +40,16 @@ def fit(
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
     is_fused: bool | None = None,
+    on_smaller: OnSmaller | None = None,
 ) -> FusedEnsemble:
     """Train the members side by side and return them with the weights each is to keep.
 
     Every member has its own loss (binary cross-entropy over its own labels), learning
     rate, plateau and stopping, and shares the order of songs: it becomes what it would
     have become alone. A member that stops leaves the computation.
+
+    A batch that does not fit into memory costs an epoch at most: what the epoch has done is
+    undone, and from it on batches are of half the size, as its record says.
 
     Args:
         ensemble: with its first weights, on the device to train on; it is used up.
@@ -60,24 +66,33 @@ def fit(
             batch, which on a CPU needs a third of the memory and is faster: grouped
             convolutions are not (2.4 s instead of 3.2 s a step for four ResNet-18). By default
             whichever suits the device; what members become does not depend on it.
+        on_smaller: is told (epoch, songs a batch) when batches become smaller; by default
+            that is a warning.
 
     Raises:
         InputError: no songs, labels of another number than the ensemble's, crops the
             backbone cannot take, a member whose stopping has no label to look at,
-            a loss that is not finite, or a state of other settings or data.
+            a loss that is not finite, a state of other settings or data, or too little
+            memory for two songs.
         OSError: the folder cannot be written.
     """
     trainer = _Trainer(ensemble, train_data, validation_data, config, is_fused)
     folder = None if folder is None else Path(folder)
     if folder is not None:
         trainer.open(folder, resume)
+    else:
+        trainer.save(None)
     while trainer.epoch < config.epochs and trainer.groups:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             record = trainer.run_epoch(on_step)
+        if record is None:
+            trainer.undo_epoch(folder)
+            (on_smaller or _warn)(trainer.epoch + 1, trainer.batch_size)
+            continue
         if folder is not None:
             with open(folder / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            trainer.save(folder)
+        trainer.save(folder)
         if on_epoch is not None:
             on_epoch(record)
     return trainer.result()
@@ -91,6 +106,7 @@ class _Trainer:
         members: the state of every member, live or not.
         epoch: finished epochs.
         step: finished steps.
+        batch_size: songs a step, from the next epoch on.
     """
 
     def __init__(
@@ -101,7 +117,7 @@ class _Trainer:
         config: TrainConfig,
         is_fused: bool | None,
     ) -> None:
-        _check_data(ensemble, train_data, validation_data, config)
+        check_data(ensemble, train_data, validation_data, config)
         self.config, self.train_data, self.validation_data = config, train_data, validation_data
         self.backbone = ensemble.backbone_name
         self.member_of_label = ensemble.member_of_label.tolist()
@@ -125,8 +141,10 @@ class _Trainer:
             for member, rate in enumerate(config.rates(ensemble.n_members))
         ]
         if patience is not None:
-            _check_stopping(self.members, validation_data)
+            check_stopping(self.members, validation_data)
         self.epoch = self.step = 0
+        self.batch_size = config.batch_size
+        self.kept: _Kept | None = None  # the state after the last epoch, where no folder has it
         self.groups = self._grouped(ensemble)
 
     def _grouped(self, ensemble: FusedEnsemble) -> list[Group]:
@@ -145,22 +163,36 @@ class _Trainer:
             if members
         ]
 
-    def run_epoch(self, on_step: OnStep | None) -> dict[str, Any]:
-        """Train and validate for one epoch, retire who is done; return the epoch's record."""
+    def run_epoch(self, on_step: OnStep | None) -> dict[str, Any] | None:
+        """Train and validate for one epoch, retire who is done; return the epoch's record.
+
+        Returns:
+            None if there was too little memory; the state is then that of nowhere.
+        """
+        try:
+            return self._epoch(on_step)
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            return None
+
+    def _epoch(self, on_step: OnStep | None) -> dict[str, Any]:
         began = time.monotonic()
         self.epoch += 1
         train_losses = self._train(on_step)
         losses, scores = self._validate()
         records = []
         for member in self.members:
-            seen = _Seen(
+            seen = Seen(
                 float(train_losses[member.labels].mean()),
                 float(losses[member.labels].mean()),
                 macro_roc_auc(
                     scores[:, member.labels], self.validation_data.labels[:, member.labels]
                 ),
             )
-            records.append(self._advanced(member, seen) if member.is_live else _retired(member))
+            records.append(
+                self._advanced(member, seen) if member.is_live else retired_record(member)
+            )
         groups = [group.retire(self.step) for group in self.groups]
         self.groups = [group for group in groups if group is not None]
         totals = {
@@ -168,12 +200,31 @@ class _Trainer:
             for name in ("train_loss", "validation_loss")
         }
         seconds = round(time.monotonic() - began, 3)
-        return {"epoch": self.epoch, **totals, "seconds": seconds, "members": records}
+        sizes = {"batch_size": self.batch_size, "seconds": seconds}
+        return {"epoch": self.epoch, **totals, **sizes, "members": records}
+
+    def undo_epoch(self, folder: Path | None) -> None:
+        """Go back to where the epoch began, and go on from there with half the batch."""
+        self.groups = []
+        memory.free(self.device)
+        batch_size = self.batch_size // 2
+        if batch_size < 2:
+            raise InputError(
+                f"not enough memory on {self.device} for batches of {self.batch_size} songs, the "
+                "fewest batch normalisation can do with; take narrower crops (--frames), fewer "
+                "members or a smaller backbone"
+            )
+        saved = self.kept if folder is None else state.load_state(folder, str(self.device))
+        assert saved is not None  # there is one before the first epoch
+        progress, tensors = saved
+        self._restore(progress, {k: v.to(self.device) for k, v in tensors.items()})
+        self.batch_size = batch_size
+        self.save(folder)
 
     def _train(self, on_step: OnStep | None) -> np.ndarray:
         """Take every training song once; return the mean loss of each label, NaN if retired."""
         config, data = self.config, self.train_data
-        batches = batch_order(len(data), config.batch_size, config.seed, self.epoch)
+        batches = batch_order(len(data), self.batch_size, config.seed, self.epoch)
         starts = None
         if config.crop == "random":
             starts = random_starts(data.lengths, config.frames, config.seed, self.epoch)
@@ -202,7 +253,7 @@ class _Trainer:
         for group in self.groups:
             group.ensemble.eval()
             losses[group.labels] = 0.0
-        for rows in torch.arange(len(data)).split(self.config.batch_size):
+        for rows in torch.arange(len(data)).split(self.batch_size):
             batch = self._batch(data, rows, None)
             for group in self.groups:
                 per_label, logits = group.validate(*batch)
@@ -217,7 +268,7 @@ class _Trainer:
         mels, labels = data.batch(rows, self.config.frames, starts)
         return mels.to(self.device, self.dtype), labels.to(self.device, self.dtype)
 
-    def _advanced(self, member: MemberState, seen: "_Seen") -> dict[str, Any]:
+    def _advanced(self, member: MemberState, seen: Seen) -> dict[str, Any]:
         """Let one member's schedule and stopping see the epoch; return its record."""
         if not math.isfinite(seen.train_loss):
             raise InputError(
@@ -231,7 +282,7 @@ class _Trainer:
         if member.stopping.patience is not None and (is_better or member.best is None):
             member.best = self._alone(member)
         member.is_live = not member.stopping.is_over
-        return _record(member, rate, seen)
+        return member_record(member, rate, seen)
 
     def _alone(self, member: MemberState) -> FusedEnsemble:
         """Return a copy of a live member."""
@@ -252,6 +303,7 @@ class _Trainer:
             **asdict(self.config),
             "precision": self.precision,
             "backbone": self.backbone,
+            "members": len(self.members),
             "member_of_label": self.member_of_label,
             "dtype": str(self.dtype),
             "training songs": self.train_data.digest(),
@@ -270,10 +322,11 @@ class _Trainer:
         else:
             state.remove_state(folder)
             state.save_settings(folder, self.settings())
-        _keep_records(folder / METRICS, self.epoch)
+            self.save(folder)
+        keep_records(folder / METRICS, self.epoch)
 
-    def save(self, folder: Path) -> None:
-        """Write everything that the next epoch depends on."""
+    def save(self, folder: Path | None) -> None:
+        """Write, or without a folder remember, everything that the next epoch depends on."""
         tensors: dict[str, Tensor] = {}
         for group in self.groups:
             tensors |= group.tensors()
@@ -282,91 +335,50 @@ class _Trainer:
             if member.best is not None and not self._is_at_its_best(member):
                 prefix = f"best.{member.member}."
                 tensors |= {prefix + k: v for k, v in member.best.state_dict().items()}
-        members = [member.to_json() for member in self.members]
-        progress = {"epoch": self.epoch, "step": self.step, "members": members}
-        state.save_state(folder, progress, tensors)
+        progress = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "batch_size": self.batch_size,
+            "members": [member.to_json() for member in self.members],
+        }
+        if folder is not None:
+            state.save_state(folder, progress, tensors)
+        else:
+            self.kept = progress, {k: v.detach().cpu().clone() for k, v in tensors.items()}
 
     def _is_at_its_best(self, member: MemberState) -> bool:
-        return member.is_live and member.stopping.best_epoch == self.epoch
+        return member.is_live and member.stopping.best_epoch == self.epoch > 0
 
     def _restore(self, progress: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.epoch, self.step = progress["epoch"], progress["step"]
-        whole = [self._alone(member) for member in self.members]
+        self.batch_size = progress["batch_size"]
+        singles = []
         for member, value in zip(self.members, progress["members"], strict=True):
             member.take(value)
-        self.groups = self._grouped(fuse(whole, self.member_of_label))
+            live = self._single(member, under(f"live.{member.member}.", tensors))
+            member.best = self._single(member, under(f"best.{member.member}.", tensors))
+            stopping = member.stopping
+            if member.best is None and stopping.patience is not None and stopping.best_epoch:
+                member.best = self._single(member, under(f"live.{member.member}.", tensors))
+            single = live or member.best
+            assert single is not None
+            singles.append(single)
+        self.groups = self._grouped(fuse(singles, self.member_of_label))
         for group in self.groups:
             group.load(tensors, self.step)
-        for member in self.members:
-            weights = under(f"best.{member.member}.", tensors)
-            if weights:
-                labels, id_ = [0] * len(member.labels), self.member_ids[member.member]
-                member.best = FusedEnsemble.from_state(self.backbone, labels, weights, [id_])
-            elif member.stopping.patience is not None:
-                member.best = self._alone(member)
+
+    def _single(self, member: MemberState, weights: dict[str, Tensor]) -> FusedEnsemble | None:
+        """Return one member with a copy of these weights, if there are any."""
+        if not weights:
+            return None
+        copy = {k: v.to(self.device, copy=True) for k, v in weights.items()}
+        labels, id_ = [0] * len(member.labels), self.member_ids[member.member]
+        return FusedEnsemble.from_state(self.backbone, labels, copy, [id_])
 
 
-class _Seen(NamedTuple):
-    """What an epoch showed of one member."""
-
-    train_loss: float
-    loss: float
-    roc_auc: float
+_Kept = tuple[dict[str, Any], dict[str, Tensor]]
 
 
-def _record(member: MemberState, rate: float | None, seen: _Seen | None) -> dict[str, Any]:
-    """Return a member's part of the epoch's record; null where it was not trained."""
-    return {
-        "member": member.member,
-        "learning_rate": rate,
-        "train_loss": None if seen is None else seen.train_loss,
-        "validation_loss": None if seen is None else seen.loss,
-        "roc_auc": None if seen is None or math.isnan(seen.roc_auc) else seen.roc_auc,
-        "best_epoch": member.stopping.best_epoch or None,
-        "retired": not member.is_live,
-    }
-
-
-def _retired(member: MemberState) -> dict[str, Any]:
-    return _record(member, None, None)
-
-
-def _keep_records(path: Path, epochs: int) -> None:
-    """Drop the records of epochs whose state was never saved."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    with atomic_write(path) as file:
-        file.writelines(lines[:epochs])
-
-
-def _check_stopping(members: list[MemberState], validation: LabelledMels) -> None:
-    for member in members:
-        own = validation.labels[:, member.labels]
-        if not (own.any(axis=0) & ~own.all(axis=0)).any():
-            raise InputError(
-                f"member {member.member}: no label that some validation song has and some "
-                "has not, so its stopping has nothing to look at; add validation songs, or "
-                "train to the last epoch with --patience 0"
-            )
-
-
-def _check_data(
-    ensemble: FusedEnsemble, train: LabelledMels, validation: LabelledMels, config: TrainConfig
-) -> None:
-    """Refuse data that the ensemble cannot be trained on, before anything is written."""
-    for name, data in (("training", train), ("validation", validation)):
-        if len(data) == 0:
-            raise InputError(f"{name} songs: there are none")
-        if data.labels.shape[1] != ensemble.n_labels:
-            raise InputError(
-                f"{name} songs: have {data.labels.shape[1]} labels, "
-                f"the ensemble has {ensemble.n_labels}"
-            )
-        data.store.check_width(config.frames, data.index)
-    if len(train) < 2:
-        raise InputError("training songs: batch normalisation needs 2, got 1")
-    if len(config.rates(ensemble.n_members)) != ensemble.n_members:
-        raise InputError(f"learning_rate must be {ensemble.n_members} numbers, one a member")
-    try:
-        ensemble.backbone.check((1, 96, config.frames))
-    except ValueError as error:
-        raise InputError(f"frames: {error}") from error
+def _warn(epoch: int, batch_size: int) -> None:
+    text = f"not enough memory: epoch {epoch} begins again, with batches of {batch_size} songs"
+    warnings.warn(text, stacklevel=3)
