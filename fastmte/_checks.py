@@ -123,26 +123,39 @@ def every_label_has_a_song(counts: Tensor) -> None:
         )
 
 
-def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> None:
+def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float, last_two: bool) -> None:
     """Check everything; the points must be finite."""
     op = "dkmeans_assign"
     _check_tensor(op, "points", points, 2, [torch.float64], points)
-    _check_tensor(op, "seeds", seeds, 1, [torch.int64], points)
-    n_points, n_seeds = len(points), len(seeds)
+    if seeds.dim() not in (1, 2):
+        raise RuntimeError(f"{op}: seeds must be 1-D or 2-D, got {seeds.dim()}-D")
+    _check_tensor(op, "seeds", seeds, seeds.dim(), [torch.int64], points)
+    n_points, n_seeds = len(points), seeds.size(-1)
     if not 1 <= n_seeds <= n_points:
         raise RuntimeError(
-            f"{op}: seeds.size(0) must be in [1, {n_points}], the number of points, got {n_seeds}"
+            f"{op}: seeds.size({seeds.dim() - 1}) must be in [1, {n_points}], the number of "
+            f"points, got {n_seeds}"
+        )
+    if last_two and n_seeds % 2:
+        raise RuntimeError(
+            f"{op}: seeds must name two points of each member with last_two, got {n_seeds}"
         )
     if not 0 <= tie_tol < 1:
         raise RuntimeError(f"{op}: tie_tol must be in [0, 1), got {_number(tie_tol)}")
-    _check_range(op, "seeds", seeds, n_points)
+    for run, row in enumerate(seeds.reshape(-1, n_seeds).tolist()):
+        _check_seeds(op, row, n_points, "" if seeds.dim() == 1 else f"{run}, ")
+    finite(op, "points", points)
+
+
+def _check_seeds(op: str, seeds: list[int], n_points: int, run: str) -> None:
     owner: dict[int, int] = {}
-    for at, seed in enumerate(seeds.tolist()):
+    for at, seed in enumerate(seeds):
+        if not 0 <= seed < n_points:
+            raise RuntimeError(f"{op}: seeds must be in [0, {n_points}), got {seed} at [{run}{at}]")
         if (earlier := owner.setdefault(seed, at)) != at:
             raise RuntimeError(
-                f"{op}: seeds must be distinct, got {seed} at [{earlier}] and [{at}]"
+                f"{op}: seeds must be distinct, got {seed} at [{run}{earlier}] and [{run}{at}]"
             )
-    finite(op, "points", points)
 
 
 def vgg_stem(

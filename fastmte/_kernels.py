@@ -19,9 +19,12 @@ from fastmte._kernels_maps import (  # noqa: F401  (one module names all kernels
     resnet_stem,
     vgg_stem,
 )
-from fastmte.reference import scaled, songs_per_chunk
+from fastmte._rounds import equal_points
+from fastmte._scan import deal, squared_distance, start, take
+from fastmte.reference import songs_per_chunk, unit_points
 
 Array = NDArray[Any]
+FEW_POINTS = 128  # up to here measuring all is faster than sorting
 
 
 def crop_mels(  # type: ignore[no-untyped-def]
@@ -118,67 +121,70 @@ def _add_pairs(  # type: ignore[no-untyped-def]
         total += partial
 
 
-def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> tuple[Tensor, Tensor]:
+def dkmeans_assign(
+    points: Tensor, seeds: Tensor, tie_tol: float, last_two: bool = False
+) -> tuple[Tensor, Tensor]:
     """See :func:`fastmte.ops.dkmeans_assign`."""
-    _checks.dkmeans_assign(points, seeds, tie_tol)
-    n_points, n_members = len(points), len(seeds)
-    labels = torch.empty(n_points, dtype=torch.int64)
-    order = torch.empty(n_points, dtype=torch.int64)
-    free = np.delete(np.arange(n_points), seeds.numpy(force=True))
-    sums = np.empty((n_members, points.size(1)))
-    distance = np.empty(len(free))
-    _deal(
-        _array(scaled(points)),
-        _array(seeds),
-        1 - tie_tol,
-        free,
-        sums,
-        distance,
-        labels.numpy(),
-        order.numpy(),
+    return dkmeans_assign_counted(points, seeds, tie_tol, last_two)[:2]
+
+
+def dkmeans_assign_counted(
+    points: Tensor, seeds: Tensor, tie_tol: float, last_two: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`fastmte.ops.dkmeans_assign`; the third is how many distances were computed."""
+    _checks.dkmeans_assign(points, seeds, tie_tol, last_two)
+    unit = _array(unit_points(points))
+    runs = _array(seeds.reshape(-1, seeds.size(-1)))
+    labels = np.empty((len(runs), len(unit)), np.int64)
+    order = np.empty((len(runs), len(unit)), np.int64)
+    counts = np.empty(len(runs), np.int64)
+    is_few = len(unit) <= FEW_POINTS
+    equal = np.empty(0, np.int64) if is_few else equal_points(unit)
+    for run, row in enumerate(runs):
+        part = (unit, row, 1 - tie_tol, last_two, labels[run], order[run])
+        counts[run] = _deal(*part) if is_few else deal(*part, equal)
+    shape = (*seeds.shape[:-1], len(unit))
+    return (
+        torch.from_numpy(labels).reshape(shape),
+        torch.from_numpy(order).reshape(shape),
+        torch.from_numpy(counts).reshape(seeds.shape[:-1]),
     )
-    return labels, order
 
 
 @njit(cache=True, nogil=True)
 def _deal(  # type: ignore[no-untyped-def]
-    points: Array,  # IN  (L, D) float64, about 1
-    seeds: Array,  # IN  (K,) int64
+    points: Array,  # IN  (n, D) float64, about 1
+    seeds: Array,  # IN  (K,) int64, (2 K,) with last_two
     tie_part: float,  # IN  a point this part of the largest squared distance away is tied with it
-    free: Array,  # TMP (L - K,) int64, the points that are no seeds, ascending
-    sums: Array,  # TMP (K, D) float64
-    distance: Array,  # TMP (L - K,) float64
-    labels: Array,  # OUT (L,) int64
-    order: Array,  # OUT (L,) int64
+    last_two: bool,  # IN
+    labels: Array,  # OUT (n,) int64
+    order: Array,  # OUT (n,) int64
 ):
-    n_points, n_features = points.shape
-    n_members = seeds.shape[0]
-    for member in range(n_members):
-        labels[seeds[member]] = member
-        order[member] = seeds[member]
-        sums[member] = points[seeds[member]]
-    n_free = free.shape[0]
-    for turn in range(n_points - n_members):
+    """Measure every free point at every turn; return how many distances that were."""
+    n_points = points.shape[0]
+    sums, last = start(points, seeds, last_two, labels, order)
+    n_members = sums.shape[0]
+    free = np.flatnonzero(labels < 0)
+    distance = np.empty(len(free))
+    n_free, n_measured = len(free), 0
+    for turn in range(n_points - len(seeds)):
         member = turn % n_members
-        size = 1.0 + turn // n_members
-        centre = sums[member] / size
+        centre = sums[member] / (2.0 if last_two else 1.0 + turn // n_members)
         largest = 0.0
         for i in range(n_free):
-            squares = 0.0
-            for d in range(n_features):
-                difference = points[free[i], d] - centre[d]
-                squares += difference * difference
-            distance[i] = squares
-            largest = max(largest, squares)
+            distance[i] = squared_distance(points[free[i]], centre)
+            largest = max(largest, distance[i])
+        n_measured += n_free
         at = 0
         while distance[at] < largest * tie_part:
             at += 1
         chosen = free[at]
         free[at : n_free - 1] = free[at + 1 : n_free]  # stays ascending: the first tie is lowest
         n_free -= 1
-        sums[member] += points[chosen]
+        take(points, chosen, member, last_two, sums, last)
         labels[chosen] = member
-        order[n_members + turn] = chosen
+        order[len(seeds) + turn] = chosen
+    return n_measured
 
 
 def _array(tensor: Tensor) -> Array:

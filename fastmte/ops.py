@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastmte import reference
+from fastmte import _rounds, reference
 from fastmte._library import define
 
 
@@ -35,9 +35,18 @@ def _fake_label_centroids_csr(features: Tensor, crow: Tensor, col: Tensor, n_lab
     return features.new_empty((n_labels, features.size(1)))
 
 
-def _fake_dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> tuple[Tensor, Tensor]:
-    n_points = points.size(0)
-    return seeds.new_empty((n_points,)), seeds.new_empty((n_points,))
+def _fake_dkmeans_assign(
+    points: Tensor, seeds: Tensor, tie_tol: float, last_two: bool = False
+) -> tuple[Tensor, Tensor]:
+    shape = (*seeds.shape[:-1], points.size(0))
+    return seeds.new_empty(shape), seeds.new_empty(shape)
+
+
+def _fake_dkmeans_assign_counted(
+    points: Tensor, seeds: Tensor, tie_tol: float, last_two: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    counts = seeds.new_empty(seeds.shape[:-1])
+    return *_fake_dkmeans_assign(points, seeds, tie_tol, last_two), counts
 
 
 def _fake_vgg_stem(
@@ -78,9 +87,16 @@ define(
     _fake_label_centroids_csr,
 )
 define(
-    "dkmeans_assign(Tensor points, Tensor seeds, float tie_tol) -> (Tensor, Tensor)",
-    reference.dkmeans_assign,
+    "dkmeans_assign(Tensor points, Tensor seeds, float tie_tol, bool last_two=False) "
+    "-> (Tensor, Tensor)",
+    _rounds.dkmeans_assign,
     _fake_dkmeans_assign,
+)
+define(
+    "dkmeans_assign.counted(Tensor points, Tensor seeds, float tie_tol, bool last_two=False) "
+    "-> (Tensor, Tensor, Tensor)",
+    _rounds.dkmeans_assign_counted,
+    _fake_dkmeans_assign_counted,
 )
 define(
     "vgg_stem(Tensor mels, Tensor scale, Tensor shift, Tensor weight, Tensor bias, "
@@ -169,27 +185,40 @@ def label_centroids(features: Tensor, labels: Tensor) -> Tensor:
     return torch.ops.fastmte.label_centroids.csr(features, crow, col, labels.size(1))
 
 
-def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float = 1e-10) -> tuple[Tensor, Tensor]:
+def dkmeans_assign(
+    points: Tensor, seeds: Tensor, tie_tol: float = 1e-10, last_two: bool = False
+) -> tuple[Tensor, Tensor]:
     """Deal points to members in turn, each taking the free point farthest from its centroid.
 
+    Distances are Euclidean, squared in float64 after an exact shift and scale: no magnitude
+    overflows and an offset common to all points does not count. One order of additions and the
+    rule for ties make the answer the same on every tier, device, instruction set and number of
+    threads. Equal points cost as much as one.
+
     Args:
-        points: (L, D) float64.
-        seeds: (K,) int64, the first point of each member; distinct.
+        points: (n, D) float64.
+        seeds: (K,) int64, the first point of each member; distinct. (R, K) for R runs over the
+            same points, which threads share.
         tie_tol: points whose squared distance is within this part of the largest count as
             tied; the lowest index wins. 1e-10 is above the rounding of any order of sums.
+        last_two: whether the centroid is the mean of the last two points the member took, the
+            authors' code, and not of all it has, the paper's text. ``seeds`` then names the
+            first two points of each member, one member after another: (2 K,) or (R, 2 K).
 
     Returns:
-        labels: (L,) int64, the member of each point.
-        order: (L,) int64, the points in the order they were taken; begins with ``seeds``.
+        labels: (n,) or (R, n) int64, the member of each point.
+        order: (n,) or (R, n) int64, the points in the order they were taken; begins with
+            ``seeds``.
 
     Raises:
-        RuntimeError: a shape, dtype or device is wrong; K is not in [1, L]; a seed is out of
-            range or named twice; a point is NaN or infinite.
+        RuntimeError: a shape, dtype or device is wrong; the number of seeds is not in [1, n]; a
+            seed is out of range or named twice; a point is NaN or infinite.
 
     Reference:
-        Mayerl et al. 2021, section 2.3 (diversity k-means).
+        Mayerl et al. 2021, section 2.3 (diversity k-means); with ``last_two``,
+        dbis-uibk/MediaEval2021, notebooks/label_clusters.ipynb.
     """
-    return torch.ops.fastmte.dkmeans_assign(points, seeds, tie_tol)
+    return torch.ops.fastmte.dkmeans_assign(points, seeds, tie_tol, last_two)
 
 
 def vgg_stem(

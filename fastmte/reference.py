@@ -85,33 +85,56 @@ def _centroids(features: Tensor, song: Tensor, label: Tensor, n_labels: int) -> 
     return (total / counts[:, None]).to(features.dtype)
 
 
-def dkmeans_assign(points: Tensor, seeds: Tensor, tie_tol: float) -> tuple[Tensor, Tensor]:
+def dkmeans_assign(
+    points: Tensor, seeds: Tensor, tie_tol: float, last_two: bool = False
+) -> tuple[Tensor, Tensor]:
     """See :func:`fastmte.ops.dkmeans_assign`."""
-    _checks.dkmeans_assign(points, seeds, tie_tol)
-    n_points, n_members = len(points), len(seeds)
-    points = scaled(points)
-    labels = seeds.new_full((n_points,), -1)
-    labels[seeds] = torch.arange(n_members, device=seeds.device)
-    order = [*seeds.tolist()]
-    sums = points[seeds].clone()
-    for turn in range(n_points - n_members):
-        member = turn % n_members
-        size = 1 + turn // n_members
-        free = (labels < 0).nonzero()[:, 0]
-        distance = _squared_distance(points[free], sums[member] / size)
+    _checks.dkmeans_assign(points, seeds, tie_tol, last_two)
+    points = unit_points(points)
+    runs = [_deal(points, row, tie_tol, last_two) for row in seeds.reshape(-1, seeds.size(-1))]
+    shape = (*seeds.shape[:-1], len(points))
+    labels, order = zip(*runs, strict=True) if runs else ((), ())
+    return seeds.new_tensor(labels).reshape(shape), seeds.new_tensor(order).reshape(shape)
+
+
+def _deal(
+    points: Tensor, seeds: Tensor, tie_tol: float, last_two: bool
+) -> tuple[list[int], list[int]]:
+    members = seeds.reshape(-1, 2 if last_two else 1).tolist()
+    order = seeds.tolist()
+    is_free = torch.ones(len(points), dtype=torch.bool, device=points.device)
+    is_free[seeds] = False
+    while len(order) < len(points):
+        member = members[(len(order) - len(seeds)) % len(members)]
+        mine = member[-2:] if last_two else member
+        centre = points[mine].cumsum(0)[-1] / len(mine)
+        free = is_free.nonzero()[:, 0]
+        distance = _squared_distance(points[free], centre)
         far = distance >= distance.max() * (1 - tie_tol)
         chosen = int(free[far.nonzero()[0, 0]])  # ties go to the lowest index
-        sums[member] += points[chosen]
-        labels[chosen] = member
+        member.append(chosen)
         order.append(chosen)
-    return labels, seeds.new_tensor(order)
+        is_free[chosen] = False
+    owner = {point: label for label, member in enumerate(members) for point in member}
+    return [owner[point] for point in range(len(points))], order
 
 
-def scaled(points: Tensor) -> Tensor:
-    """Divide by a power of two so that the largest value is about 1: squares stay in range."""
-    exponent = math.frexp(float(points.abs().max()) if points.numel() else 0.0)[1]
+def unit_points(points: Tensor) -> Tensor:
+    """Shift and scale so that the largest value is about 1: squares stay in range.
+
+    A feature whose values are within a factor of two of one another is shifted by the least
+    magnitude, which has no rounding and takes away a large offset; the scale is a power of two.
+    """
+    if not points.numel():
+        return points
+    least, most = points.aminmax(dim=0)
+    zero = torch.zeros_like(least)
+    shift = torch.where((least > 0) & (most <= 2 * least), least, zero)
+    shift = torch.where((most < 0) & (least >= 2 * most), most, shift)
+    points = points - shift
+    exponent = math.frexp(float(points.abs().max()))[1]
     half = exponent // 2  # 2 ** 1074 has no float64, its halves do
-    return points * math.ldexp(1.0, -half) * math.ldexp(1.0, half - exponent)
+    return points * math.ldexp(1.0, -half) * math.ldexp(1.0, half - exponent) + 0.0  # no -0
 
 
 def _squared_distance(points: Tensor, centre: Tensor) -> Tensor:

@@ -98,3 +98,34 @@ def stem_case(name, members, n_songs, bands, frames, channels, dtype=torch.float
     if name == "vgg_stem":
         case["scale"] += 1
     return {key: x.to(dtype).to(device) for key, x in case.items()}
+
+
+KINDS = [
+    "normal", "heavy tails", "constant", "duplicates", "ties", "grid", "two points", "line",
+    "far cluster", "very far cluster", "subnormal", "huge", "offset", "sphere",
+]  # fmt: skip
+
+
+def space_of(kind, n_points, n_features, n_members):
+    """Points of a kind that is hard on a filter, and seeds."""
+    rng = np.random.default_rng(n_points + n_features)
+    normal = rng.normal(size=(n_points, n_features))
+    far = np.where(rng.random((n_points, 1)) < 0.1, 1.0, 0.0)
+    points = {
+        "normal": lambda: normal,
+        "heavy tails": lambda: rng.standard_t(1.2, normal.shape),
+        "constant": lambda: np.full_like(normal, 0.3),
+        "duplicates": lambda: normal[rng.integers(max(1, n_points // 5), size=n_points)],
+        "ties": lambda: rng.integers(0, 3, normal.shape).astype(float),
+        "grid": lambda: rng.integers(0, 3, normal.shape) * 0.1,
+        "two points": lambda: normal[rng.integers(min(2, n_points), size=n_points)],
+        "line": lambda: normal[:, :1] * normal[:1],
+        "far cluster": lambda: normal + 1e6 * far,
+        "very far cluster": lambda: normal + 1e13 * far,
+        "subnormal": lambda: normal * 1e-310,
+        "huge": lambda: normal * 1e300,
+        "offset": lambda: normal + 1e12,
+        "sphere": lambda: normal / np.linalg.norm(normal, axis=1, keepdims=True),
+    }[kind]()
+    seeds = torch.from_numpy(rng.choice(n_points, n_members, replace=False))
+    return torch.from_numpy(points), seeds

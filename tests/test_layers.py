@@ -19,6 +19,8 @@ LAYERS = [
     {"reference_maps", "_kernels_maps"},
     {"_checks_training"},
     {"reference", "reference_training"},
+    {"_rounds"},
+    {"_scan"},
     {"_kernels"},
     {"_library"},
     {"ops", "training_ops"},

@@ -77,10 +77,12 @@ def test_tensors_on_two_devices_are_refused(tier):
 DIGEST = """
 import hashlib, torch
 from fastmte import _library, ops
-from op_cases import crop_case, points_of, songs
+from op_cases import KINDS, crop_case, points_of, songs, space_of
 torch.set_num_threads(2)
 outputs = [ops.crop_mels(*crop_case("real", dtype)) for dtype in (torch.float32, torch.float16)]
-outputs += [ops.label_centroids(*songs(20_001, 22, 56)), *ops.dkmeans_assign(*points_of(150, 9, 4))]
+outputs += [ops.label_centroids(*songs(20_001, 22, 56)), *ops.dkmeans_assign(*points_of(50, 9, 4))]
+outputs += [ops.dkmeans_assign(*space_of(kind, 300, 9, 10))[1] for kind in KINDS]
+outputs += [ops.dkmeans_assign(*space_of("normal", 900, 40, n), 1e-10, True)[1] for n in (2, 22)]
 digest = hashlib.sha256(b"".join(x.numpy().tobytes() for x in outputs))
 print(_library.status()["tier"], digest.hexdigest())
 """
@@ -89,7 +91,7 @@ print(_library.status()["tier"], digest.hexdigest())
 def test_all_tiers_and_instruction_sets_give_the_same_bits():
     runs = [("numba", "1"), ("reference", "1")]
     if _library.status()["tier"] == "native":
-        runs += [("native", "0"), ("native", "1")]
+        runs += [("native", "0"), ("native", "1"), ("native", "2")]
     digests = set()
     for tier, isa in runs:
         settings_of_run = {"FASTMTE_TIER": tier, "FASTMTE_ISA": isa, "FASTMTE_REQUIRE_NATIVE": "0"}

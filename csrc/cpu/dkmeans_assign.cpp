@@ -1,4 +1,4 @@
-// dkmeans_assign on the CPU: every turn measures every free point, eight at a time.
+// dkmeans_assign on the CPU: few points are all measured at every turn, many are scanned.
 #include "dkmeans_assign.h"
 
 #include <torch/csrc/stable/library.h>
@@ -6,15 +6,19 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <limits>
 #include <tuple>
 #include <vector>
 
+#include "dkmeans_members.h"
+#include "dkmeans_scan.h"
 #include "simd.h"
 
 namespace fastmte {
 namespace {
 
 constexpr int64_t kLanes = 8;
+constexpr int64_t kFewPoints = 128;  // up to here measuring all is faster than sorting
 
 // The free points in ascending order, eight side by side: lane l of block b holds point
 // ids[8 b + l], its features at values[(b D + d) 8 + l]. A taken point stays until the next
@@ -51,6 +55,7 @@ struct FreePoints {
 // A vector as wide as a register of the instruction set: wider ones are split through memory.
 using Two = double __attribute__((vector_size(16), aligned(8)));
 using Four = double __attribute__((vector_size(32), aligned(8)));
+using Eight = double __attribute__((vector_size(64), aligned(8)));
 
 // Squared distances of all blocks to `centre`, -1 where not alive; returns the largest. Each lane
 // adds its features in order, so the bits do not depend on the instruction set.
@@ -87,77 +92,123 @@ FASTMTE_CLONE_FOR_AVX2 double measure_avx2(const double* values, const double* a
                                            const double* centre, double* distance) {
   return measure_body<Four>(values, alive, n_blocks, n_features, centre, distance);
 }
+
+FASTMTE_CLONE_FOR_AVX512 double measure_avx512(const double* values, const double* alive,
+                                               int64_t n_blocks, int64_t n_features,
+                                               const double* centre, double* distance) {
+  return measure_body<Eight>(values, alive, n_blocks, n_features, centre, distance);
+}
 #else
 #define measure_avx2 measure_baseline
+#define measure_avx512 measure_baseline
 #endif
 
-// points (n, d) row-major, about 1. Serial: a turn depends on the one before.
-void deal(const double* points, int64_t n_points, int64_t n_features, const int64_t* seeds,
-          int64_t n_members, double tie_part, int64_t* labels, int64_t* order) {
-  const auto measure = has_avx2() ? measure_avx2 : measure_baseline;
-  std::fill(labels, labels + n_points, -1);
-  std::vector<double> sums(n_members * n_features);
-  for (int64_t member = 0; member < n_members; ++member) {
-    labels[seeds[member]] = member;
-    order[member] = seeds[member];
-    std::copy_n(points + seeds[member] * n_features, n_features, &sums[0] + member * n_features);
-  }
-  FreePoints free{{}, {}, {}, n_features};
-  for (int64_t point = 0; point < n_points; ++point)
-    if (labels[point] < 0) free.append(point, points + point * n_features, 1);
+// Every turn measures every free point. Returns how many distances were computed.
+int64_t measure_all(const Points& points, double tie_part, Members& members) {
+  const auto measure = isa() == Isa::kAvx512 ? measure_avx512
+                       : isa() == Isa::kAvx2 ? measure_avx2
+                                             : measure_baseline;
+  FreePoints free{{}, {}, {}, points.n_features};
+  for (int64_t point = 0; point < points.n; ++point)
+    if (members.is_free(point)) free.append(point, points[point], 1);
 
-  const int64_t n_turns = n_points - n_members;
-  std::vector<double> centre(n_features), distance(free.alive.size());
-  for (int64_t turn = 0; turn < n_turns; ++turn) {
-    const int64_t member = member_of_turn(turn, n_members);
-    double* sum = &sums[0] + member * n_features;
-    const double size = size_at_turn(turn, n_members);
-    for (int64_t d = 0; d < n_features; ++d) centre[d] = sum[d] / size;
+  std::vector<double> centre(points.n_features), distance(free.alive.size());
+  int64_t n_measured = 0;
+  for (int64_t turn = 0; members.turns_left() > 0; ++turn) {
+    members.centre(member_of_turn(turn, members.n()), centre.data());
     const double largest = measure(free.values.data(), free.alive.data(), free.n_blocks(),
-                                   n_features, centre.data(), distance.data());
-    const double threshold = largest * tie_part;
+                                   points.n_features, centre.data(), distance.data());
+    n_measured += free.n_blocks() * kLanes;
     int64_t at = 0;  // ascending points: the first that is tied is the lowest
-    while (!(distance[at] >= threshold)) ++at;
-
-    const int64_t chosen = free.ids[at];
+    while (!(distance[at] >= largest * tie_part)) ++at;
+    members.take(free.ids[at]);
     free.alive[at] = 0.0;
-    for (int64_t d = 0; d < n_features; ++d) sum[d] += points[chosen * n_features + d];
-    labels[chosen] = member;
-    order[n_members + turn] = chosen;
-    const int64_t n_free = n_turns - turn - 1;
-    if (n_free * 4 < static_cast<int64_t>(free.ids.size()) * 3) free = free.compacted();
+    if (members.turns_left() * 4 < static_cast<int64_t>(free.ids.size()) * 3)
+      free = free.compacted();
   }
+  return n_measured;
 }
 
-// See fastmte/ops.py. O(L^2 D).
-std::tuple<Tensor, Tensor> dkmeans_assign(const Tensor& points_, const Tensor& seeds_,
-                                          double tie_tol) {
-  check_dkmeans_assign(points_, seeds_, tie_tol);
-  const Tensor points = torch::stable::contiguous(points_);
-  const Tensor seeds = torch::stable::contiguous(seeds_);
-  const int64_t n_points = points.size(0), n_features = points.size(1);
-  const int64_t* seed = seeds.const_data_ptr<int64_t>();
-  check_seeds(seed, seeds.size(0), n_points);
-
-  const double* x = points.const_data_ptr<double>();
+// x (n, D) after shift and scale; fails for a value that is not finite.
+std::vector<double> unit_points(const double* x, int64_t n_points, int64_t n_features) {
+  constexpr double kMost = std::numeric_limits<double>::max();
+  std::vector<double> least(n_features, kMost), most(n_features, -kMost);
+  bool is_finite = true;
+  for (int64_t point = 0; point < n_points; ++point)
+    for (int64_t d = 0; d < n_features; ++d) {
+      const double value = x[point * n_features + d];
+      is_finite &= std::abs(value) <= kMost;
+      least[d] = value < least[d] ? value : least[d];
+      most[d] = value > most[d] ? value : most[d];
+    }
+  if (!is_finite) {
+    int64_t at = 0;
+    while (std::isfinite(x[at])) ++at;
+    fail_not_finite("dkmeans_assign", "points", x[at], at, n_features);
+  }
   double largest = 0.0;
-  for (int64_t i = 0; i < points.numel(); ++i) {
-    if (!std::isfinite(x[i])) fail_not_finite("dkmeans_assign", "points", x[i], i, n_features);
-    largest = std::max(largest, std::abs(x[i]));
+  for (int64_t d = 0; d < n_features; ++d) {
+    const double shift = shift_of(least[d], most[d]);
+    largest = std::max({largest, std::abs(least[d] - shift), std::abs(most[d] - shift)});
+    least[d] = shift;
   }
   const Scale scale = scale_of(largest);
-  std::vector<double> unit(points.numel());
-  for (int64_t i = 0; i < points.numel(); ++i) unit[i] = scaled(x[i], scale);
+  std::vector<double> unit(n_points * n_features);
+  for (int64_t point = 0; point < n_points; ++point)
+    for (int64_t d = 0; d < n_features; ++d)
+      unit[point * n_features + d] = scaled(x[point * n_features + d], least[d], scale);
+  return unit;
+}
 
-  Tensor labels = torch::stable::new_empty(seeds, {n_points});
-  Tensor order = torch::stable::new_empty(seeds, {n_points});
-  deal(unit.data(), n_points, n_features, seed, seeds.size(0), 1 - tie_tol,
-       labels.mutable_data_ptr<int64_t>(), order.mutable_data_ptr<int64_t>());
+// See fastmte/ops.py. The third result is how many distances were computed, (runs).
+std::tuple<Tensor, Tensor, Tensor> dkmeans_assign_counted(const Tensor& points_,
+                                                          const Tensor& seeds_, double tie_tol,
+                                                          bool last_two) {
+  check_dkmeans_assign(points_, seeds_, tie_tol, last_two);
+  const Tensor points = torch::stable::contiguous(points_);
+  const Tensor seeds = torch::stable::contiguous(seeds_);
+  const int64_t n_points = points.size(0), n_seeds = seeds.size(seeds.dim() - 1);
+  const int64_t n_runs = seeds.dim() == 2 ? seeds.size(0) : 1;
+  const int64_t* seed = seeds.const_data_ptr<int64_t>();
+  check_seeds(seed, n_runs, n_seeds, n_points, seeds.dim());
+  const std::vector<double> values =
+      unit_points(points.const_data_ptr<double>(), n_points, points.size(1));
+  const Points unit{values.data(), n_points, points.size(1)};
+
+  const bool is_matrix = seeds.dim() == 2;
+  const auto empty = [&](bool is_matrix_of) {
+    return is_matrix_of ? torch::stable::new_empty(seeds, {n_runs, n_points})
+                        : torch::stable::new_empty(seeds, {n_points});
+  };
+  Tensor labels = empty(is_matrix), order = empty(is_matrix);
+  Tensor counts =
+      is_matrix ? torch::stable::new_empty(seeds, {n_runs}) : torch::stable::new_empty(seeds, {});
+  int64_t *label = labels.mutable_data_ptr<int64_t>(), *taken = order.mutable_data_ptr<int64_t>();
+  int64_t* count = counts.mutable_data_ptr<int64_t>();
+  const bool is_few = n_points <= kFewPoints;
+  const EqualPoints equal(is_few ? Points{nullptr, 0, 0} : unit);
+  torch::stable::parallel_for(0, n_runs, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) {
+      Members members(unit, seed + run * n_seeds, n_seeds, last_two, label + run * n_points,
+                      taken + run * n_points);
+      count[run] = is_few ? measure_all(unit, 1 - tie_tol, members)
+                          : Scan(unit, equal, 1 - tie_tol, members).run();
+    }
+  });
+  return {labels, order, counts};
+}
+
+std::tuple<Tensor, Tensor> dkmeans_assign(const Tensor& points, const Tensor& seeds, double tie_tol,
+                                          bool last_two) {
+  const auto [labels, order, counts] = dkmeans_assign_counted(points, seeds, tie_tol, last_two);
   return {labels, order};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastmte, CPU, m) { m.impl("dkmeans_assign", TORCH_BOX(&dkmeans_assign)); }
+STABLE_TORCH_LIBRARY_IMPL(fastmte, CPU, m) {
+  m.impl("dkmeans_assign", TORCH_BOX(&dkmeans_assign));
+  m.impl("dkmeans_assign.counted", TORCH_BOX(&dkmeans_assign_counted));
+}
 
 }  // namespace fastmte

@@ -1,7 +1,8 @@
 // One body, several instruction sets, chosen at run time: a portable library without -march.
 //
 // Two ways to write one. FASTMTE_CLONE_FOR_AVX2 marks the second copy of a function whose
-// always-inlined body is written once; this is for loops that the compiler vectorizes. A kernel
+// always-inlined body is written once, FASTMTE_CLONE_FOR_AVX512 the third, where it is faster; this
+// is for loops that the compiler vectorizes. A kernel
 // that counts registers is written in the vectors of vector.h and compiled by each_isa.h.
 // Call either from inside parallel_for: a lambda does not inherit its caller's target.
 #pragma once
@@ -16,6 +17,7 @@
 #include <immintrin.h>
 #define FASTMTE_HAS_AVX2 1
 #define FASTMTE_CLONE_FOR_AVX2 __attribute__((target("avx2,f16c")))
+#define FASTMTE_CLONE_FOR_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,f16c")))
 #endif
 #define FASTMTE_INLINE static inline __attribute__((always_inline))
 // Before a loop of a few constant steps whose arrays are to live in registers.

@@ -15,6 +15,7 @@ from fastmte import ops
 from fastmte.partition.exchange import OBJECTIVES, refine
 from fastmte.partition.quality import between_groups, judge
 from fastmte.partition.starts import INITS, draw_seeds, given_seeds
+from fastmte.reference import unit_points
 
 
 class _Dealt(NamedTuple):
@@ -102,8 +103,10 @@ class DKMeans(ClusterMixin, BaseEstimator):
             raise ValueError(f"n_clusters must be in [1, {len(X)}], got {self.n_clusters}")
         points = torch.from_numpy(np.require(X, requirements=["C", "W"]))
         best: _Dealt | None = None
-        for seeds in self._starts(X):
-            dealt = self._deal(X, points, seeds)
+        starts = np.stack(list(self._starts(X)))
+        runs = ops.dkmeans_assign(points, torch.from_numpy(starts), self.tie_tol)
+        for seeds, labels, order in zip(starts, *(run.numpy() for run in runs), strict=True):
+            dealt = self._dealt(X, seeds, labels, order)
             # By more than rounding, so that every machine keeps the same one.
             if best is None or dealt.cost < best.cost - self.tie_tol * abs(best.cost):
                 best = dealt
@@ -115,11 +118,9 @@ class DKMeans(ClusterMixin, BaseEstimator):
         )
         return self
 
-    def _deal(self, X: np.ndarray, points: torch.Tensor, seeds: np.ndarray) -> _Dealt:
-        labels, order = (
-            tensor.numpy()
-            for tensor in ops.dkmeans_assign(points, torch.from_numpy(seeds), self.tie_tol)
-        )
+    def _dealt(
+        self, X: np.ndarray, seeds: np.ndarray, labels: np.ndarray, order: np.ndarray
+    ) -> _Dealt:
         if self.refine is not None:
             labels = refine(X, labels, self.refine, self.tie_tol)
         is_diversity = self.refine == "diversity"
@@ -147,6 +148,7 @@ def dkmeans_published(
     n_clusters: int = 4,
     *,
     seeds: np.ndarray | None = None,
+    tie_tol: float = 1e-10,
     random_state: int | np.random.RandomState | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return clusters by the authors' code, which made the partitions they published.
@@ -155,12 +157,13 @@ def dkmeans_published(
     farthest from it, both taken before the next cluster's seed is drawn; and its centre is the
     middle of the last two points it took. Of equally far points the first is taken. Given
     seeds are kept for their clusters. Where points are too few for two each, the later
-    clusters start with their seed alone. Cost: O(n^2 d).
+    clusters start with their seed alone.
 
     Args:
         points: (n, d) float, finite.
         n_clusters: number of clusters, at most n.
         seeds: (n_clusters,) int64, distinct indices of points; drawn at random by default.
+        tie_tol: as in ``DKMeans``.
         random_state: seed of the draw.
 
     Returns:
@@ -179,31 +182,42 @@ def dkmeans_published(
         raise ValueError(f"n_clusters must be in [1, {len(points)}], got {n_clusters}")
     if seeds is not None:
         seeds = given_seeds(seeds, n_clusters, len(points), "seeds")
-    labels = np.full(len(points), -1, np.int64)
-    order: list[int] = []
-    centers = np.empty((n_clusters, points.shape[1]))
-    last = np.empty(n_clusters, np.int64)
-
-    def take(point: int, cluster: int) -> None:
-        labels[point] = cluster
-        order.append(point)
-        last[cluster] = point
-
-    def take_farthest(cluster: int, keep: np.ndarray) -> None:
-        free = np.setdiff1d(np.flatnonzero(labels < 0), keep)
-        distance = np.linalg.norm(points[free] - centers[cluster], axis=1)
-        previous, point = last[cluster], free[np.argmax(distance)]
-        take(int(point), cluster)
-        centers[cluster] = (points[previous] + points[point]) / 2
-
+    unit = unit_points(torch.from_numpy(np.require(points, requirements=["C", "W"])))
     random = check_random_state(random_state)
-    none = np.empty(0, np.int64)
+    first = _first_points(unit.numpy(), n_clusters, seeds, random, tie_tol)
+    if len(first) < 2 * n_clusters:  # so few points that all are taken
+        n_pairs = len(first) - n_clusters
+        labels = np.empty(len(points), np.int64)
+        labels[first] = np.r_[np.repeat(np.arange(n_pairs), 2), np.arange(n_pairs, n_clusters)]
+        return labels, first
+    made, order = ops.dkmeans_assign(unit, torch.from_numpy(first), tie_tol, last_two=True)
+    return made.numpy(), order.numpy()
+
+
+def _first_points(
+    points: np.ndarray,
+    n_clusters: int,
+    seeds: np.ndarray | None,
+    random: np.random.RandomState,
+    tie_tol: float,
+) -> np.ndarray:
+    """Return each cluster's seed and the free point farthest from it, while there are enough."""
+    is_free = np.ones(len(points), bool)
+    is_kept = np.zeros(len(points), bool)  # seeds of clusters that come later
+    if seeds is not None:
+        is_kept[seeds] = True
+    first: list[int] = []
     for cluster in range(n_clusters):
-        free = np.flatnonzero(labels < 0)
-        take(int(random.choice(free) if seeds is None else seeds[cluster]), cluster)
-        centers[cluster] = points[last[cluster]]
-        if len(free) - 1 > n_clusters - cluster - 1:  # the others still need one each
-            take_farthest(cluster, none if seeds is None else seeds[cluster + 1 :])
-    for turn in range(len(points) - len(order)):
-        take_farthest(turn % n_clusters, none)
-    return labels, np.array(order, np.int64)
+        free = np.flatnonzero(is_free)
+        seed = int(random.choice(free) if seeds is None else seeds[cluster])
+        is_free[seed] = is_kept[seed] = False
+        first.append(seed)
+        if len(free) - 1 <= n_clusters - cluster - 1:  # the others still need one each
+            continue
+        others = np.flatnonzero(is_free & ~is_kept)
+        squares = np.square(points[others] - points[seed])
+        distance = np.pad(squares, ((0, 0), (1, 0))).cumsum(axis=1)[:, -1]  # in one order
+        farthest = int(others[np.argmax(distance >= distance.max() * (1 - tie_tol))])
+        is_free[farthest] = False
+        first.append(farthest)
+    return np.array(first, np.int64)
