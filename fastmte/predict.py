@@ -5,7 +5,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -26,6 +25,9 @@ from fastmte.data.workers import Decoders, Outcome
 from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.mel import MelConfig
+from fastmte.plan.autotune import asked
+from fastmte.plan.precision import Precision
+from fastmte.plan.scores import Scores
 
 BATCH_SIZE = 8
 DEADLINE = 60.0
@@ -102,6 +104,8 @@ def tag_paths(
     workers: int | None = None,
     deadline: float = DEADLINE,
     device: str | torch.device = "cpu",
+    plan: str | None = None,
+    precision: Precision = "auto",
     short: Literal["repeat", "skip"] = "repeat",
     force: bool = False,
     retry_failed: bool = False,
@@ -121,6 +125,8 @@ def tag_paths(
         workers: decoder processes; one a core by default, 0 for none.
         deadline: seconds a song may take to decode.
         device: where the model runs.
+        plan: how the model is run; see ``fastmte.plan.make_plan``.
+        precision: of the model's maps; likewise.
         short: songs shorter than a crop are repeated, or get no scores.
         force: start anew what was made with another model or other settings.
         retry_failed: try again the songs that failed in an earlier run.
@@ -128,9 +134,13 @@ def tag_paths(
         on_progress: called at the start, and after each song.
 
     Raises:
-        InputError: ``out`` was made with something else, or another run writes there.
+        InputError: ``out`` was made with something else, another run writes there, no such
+            plan, or memory does not hold one song.
         OSError: ``out`` cannot be written.
         ValueError: batch_size, workers or deadline is out of range.
+
+    Warns:
+        UserWarning: as ``fastmte.plan.Scores``.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -143,6 +153,10 @@ def tag_paths(
         "frames": checkpoint.frames,
         "short": short,
     }
+    ensemble = checkpoint.ensemble.to(device)
+    _, precision = asked(ensemble, plan, precision)
+    if precision != "fp32":  # folders from before there was a choice are of float32
+        made_with["precision"] = precision
     thresholds = None if checkpoint.thresholds is None else checkpoint.thresholds.tolist()
     load = partial(load_mel, config=mel, frames=checkpoint.frames)
     n_workers = default_workers() if workers is None else workers
@@ -158,7 +172,8 @@ def tag_paths(
         tell(progress)
         if shards:
             least = 0.0 if short == "repeat" else checkpoint.frames * mel.hop / mel.sample_rate
-            scorer = _Scorer(checkpoint.ensemble, batch_size, shape, device, least)
+            scores = Scores(ensemble, batch_size, checkpoint.frames, plan, precision)
+            scorer = _Scorer(scores, batch_size, shape, least)
             with Decoders(load, min(n_workers, n_new), deadline, shape) as decoders:
                 outcomes = decoders.map(song.path for shard in shards for song in shard.songs)
                 for shard in shards:
@@ -180,6 +195,8 @@ def predict_store(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     frames: int = FRAMES,
+    plan: str | None = None,
+    precision: Precision = "auto",
 ) -> np.ndarray:
     """Return the scores of a store's songs, (N, L) float64 in [0, 1].
 
@@ -190,22 +207,27 @@ def predict_store(
         batch_size: songs a forward pass; every pass has this size.
         device: where the model runs.
         frames: length of the crop in the middle of each song.
+        plan: how the ensemble is run; see ``fastmte.plan.make_plan``.
+        precision: of its maps; likewise.
 
     Raises:
-        InputError: a score is not finite.
+        InputError: a score is not finite, no such plan, or memory does not hold one song.
         ValueError: batch_size is not positive.
+
+    Warns:
+        UserWarning: as ``fastmte.plan.Scores``.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     songs = np.arange(len(store)) if index is None else np.asarray(index, np.int64)
     scores = np.empty((len(songs), ensemble.n_labels), np.float64)
-    ensemble.to(device)
-    with _evaluating(ensemble):
-        for start in range(0, len(songs), batch_size):
-            some = songs[start : start + batch_size]
-            full = np.resize(some, batch_size)  # repeats, so that every batch has one size
-            mels = store.gather(torch.from_numpy(full), frames, "centre")
-            scores[start : start + len(some)] = _scores(ensemble, mels.to(device))[: len(some)]
+    if len(songs):
+        score = Scores(ensemble.to(device), batch_size, frames, plan, precision)
+    for start in range(0, len(songs), batch_size):
+        some = songs[start : start + batch_size]
+        full = np.resize(some, batch_size)  # repeats, so that every batch has one size
+        mels = store.gather(torch.from_numpy(full), frames, "centre")
+        scores[start : start + len(some)] = score(mels)[: len(some)]
     bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if len(bad):
         raise InputError(
@@ -237,16 +259,10 @@ class _Scorer:
     """Batches of songs through the model, rows out in the order of the songs."""
 
     def __init__(
-        self,
-        ensemble: FusedEnsemble,
-        batch_size: int,
-        shape: tuple[int, int],
-        device: str | torch.device,
-        least: float,
+        self, scores: Scores, batch_size: int, shape: tuple[int, int], least: float
     ) -> None:
         """Take the model; songs that do not fill a crop of ``least`` seconds get no scores."""
-        self._ensemble = ensemble.to(device)
-        self._device, self._least = device, least
+        self._scores, self._least = scores, least
         self._mels = torch.zeros(batch_size, *shape)
 
     def rows(self, pairs: Iterable[tuple[SongFile, Outcome]]) -> Iterator[Row]:
@@ -268,15 +284,14 @@ class _Scorer:
                 n_mels += 1
             waiting.append((row, slot))
             if n_mels == len(self._mels):
-                yield from self._scored(waiting, n_mels)
+                yield from self._flushed(waiting, n_mels)
                 waiting, n_mels = [], 0
-        yield from self._scored(waiting, n_mels)
+        yield from self._flushed(waiting, n_mels)
 
-    def _scored(self, waiting: list[tuple[Row, int | None]], n_mels: int) -> Iterator[Row]:
+    def _flushed(self, waiting: list[tuple[Row, int | None]], n_mels: int) -> Iterator[Row]:
         self._mels[n_mels:] = 0.0
         if n_mels:
-            with _evaluating(self._ensemble):
-                scores = _scores(self._ensemble, self._mels.to(self._device)).astype(np.float32)
+            scores = self._scores(self._mels).astype(np.float32)
         for row, slot in waiting:
             if slot is None:
                 yield row
@@ -301,43 +316,6 @@ def _row(file: SongFile, outcome: Outcome) -> Row:
         channels=song.channels,
         start_frame=song.start_frame,
     )
-
-
-def _scores(ensemble: FusedEnsemble, mels: Tensor) -> np.ndarray:
-    """Return scores (B, L) float64, each song's the same at every place of a batch.
-
-    BLAS gives the rows of a product different last bits by their place in it, so the
-    head, a thousandth of the work, sees one song at a time.
-
-    Raises:
-        InputError: the GPU's memory does not hold the batch.
-    """
-    try:
-        features = ensemble.dropout(ensemble.backbone(mels))
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"not enough memory on {mels.device} for batches of {len(mels)} songs; "
-            "take a smaller --batch-size"
-        ) from error
-    logits = torch.cat([ensemble.head(song) for song in features.split(1)])
-    return logits.double().sigmoid().cpu().numpy()
-
-
-@contextmanager
-def _evaluating(ensemble: FusedEnsemble) -> Iterator[None]:
-    """Run a model as it is used: evaluation mode, no graph, no TF32, one algorithm always."""
-    was_training = ensemble.training
-    ensemble.eval()
-    try:
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            ),
-        ):
-            yield
-    finally:
-        ensemble.train(was_training)
 
 
 def _tagging(store: TagStore, songs: Sequence[SongFile], n_before: int, seconds: float) -> Tagging:

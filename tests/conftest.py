@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+os.environ.setdefault("FASTMTE_PLAN", "default")  # no test measures, or writes into ~/.cache
 
 from pathlib import Path
 

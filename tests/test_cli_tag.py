@@ -242,6 +242,33 @@ def test_usage(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plan", "fast"], "the plans of resnet18 on cpu are module, separate, grouped, "),
+        (["--plan", "a b"], "a plan is written NAME or NAME:CHUNK, as separate:4, got 'a b'"),
+        (["--plan", "onnx", "--precision", "bf16"], "the engine onnx does not compute in bf16"),
+    ],
+)
+def test_plan_that_is_none(
+    tag: Callable[..., Result], music: Path, arguments: list[str], message: str
+) -> None:
+    result = tag(music, *arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_bf16_without_units_is_said_once(
+    tag: Callable[..., Result], music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    result = tag(music, "--precision", "bf16", "--plan", "separate:1")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("Warning: bf16 would be slow here (the CPU has no AMX)")
+    assert result.stderr.count("\n") == 1
+
+
 def test_folder_that_is_no_model(tag: Callable[..., Result], music: Path, tmp_path: Path) -> None:
     result = tag(music, "--model", music)
     assert result.exit_code == 1

@@ -22,7 +22,7 @@ from fastmte.data.songs import load_mel
 from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.mel import MelConfig
-from fastmte.models import Backbone
+from fastmte.plan import InferencePlan
 from fastmte.predict import Progress, model_hash, predict_store, tag_paths
 
 
@@ -192,13 +192,13 @@ def test_model_hash_sees_every_weight(model: Checkpoint) -> None:
 def test_scores_that_are_not_finite_are_failures(
     music: Path, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Backbone, mels: Tensor) -> Tensor:
-        features = forward(self, mels).clone()
-        features[1, 0, 2] = torch.nan
-        return features
+    def broken(self: InferencePlan, mels: Tensor) -> Tensor:
+        found = features(self, mels).clone()
+        found[1, 0, 2] = torch.nan
+        return found
 
-    forward = Backbone.forward
-    monkeypatch.setattr(Backbone, "forward", broken)
+    features = InferencePlan.features
+    monkeypatch.setattr(InferencePlan, "features", broken)
     tagging = tag(music, model, tmp_path)
     assert tagging.statuses == Counter(ok=8, error=3)
     tagged = read_tagged(tmp_path)
@@ -208,15 +208,99 @@ def test_scores_that_are_not_finite_are_failures(
     assert np.isnan(tagged.scores()[~has_scores]).all()
 
 
-def test_batch_that_does_not_fit_the_gpu(
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 PiB"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
+    ),
+    MemoryError(),
+]
+
+
+def fits(most: int, error: Exception) -> Any:
+    """Return features of a machine whose memory holds ``most`` songs."""
+
+    def run(self: InferencePlan, mels: Tensor) -> Tensor:
+        if len(mels) > most:
+            raise error
+        return features(self, mels)
+
+    features = InferencePlan.features
+    return run
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_batches_that_do_not_fit_are_halved_and_nothing_is_lost(
+    music: Path,
+    model: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    tag(music, model, tmp_path / "a", batch_size=5)
+    monkeypatch.setattr(InferencePlan, "features", fits(2, error))
+    with pytest.warns(
+        UserWarning, match="not enough memory on cpu for the batch: it is run"
+    ) as said:
+        tagging = tag(music, model, tmp_path / "b", batch_size=5)
+    assert len([warning for warning in said if "memory" in str(warning.message)]) == 1
+    assert (tagging.n_scored, tagging.n_failed) == (11, 0)
+    a, b = scores_of(tmp_path / "a"), scores_of(tmp_path / "b")
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], atol=2e-7, rtol=0)
+
+
+def test_a_song_that_does_not_fit_ends_the_run(
     music: Path, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill(self: Backbone, mels: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 PiB")
-
-    monkeypatch.setattr(Backbone, "forward", fill)
-    with pytest.raises(InputError, match="for batches of 4 songs; take a smaller --batch-size"):
+    monkeypatch.setattr(InferencePlan, "features", fits(0, FULL[0]))
+    with (
+        pytest.warns(UserWarning, match="it is run 2 songs at a time from here on"),
+        pytest.raises(InputError, match="not enough memory on cpu for one song; run on another"),
+    ):
         tag(music, model, tmp_path)
+
+
+def test_another_error_is_not_taken_for_full_memory(
+    model: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InferencePlan, "features", fits(0, RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        predict_store(model.ensemble, Songs(2), frames=64)
+
+
+@pytest.mark.parametrize("plan", ["module", "separate:1", "grouped:2", "default"])
+def test_every_plan_gives_the_same_scores(model: Checkpoint, plan: str) -> None:
+    expected = predict_store(model.ensemble, Songs(3), batch_size=4, frames=64, plan="module")
+    found = predict_store(model.ensemble, Songs(3), batch_size=4, frames=64, plan=plan)
+    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
+
+
+def test_a_plan_by_the_environment(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTMTE_PLAN", "fastest")
+    with pytest.raises(InputError, match="are module, separate, grouped"):
+        predict_store(model.ensemble, Songs(3), frames=64)
+    predict_store(model.ensemble, Songs(3), frames=64, plan="module")
+
+
+def test_bf16_is_another_folder_and_falls_back_where_there_is_none(
+    music: Path, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amx = "_is_amx_tile_supported"
+    monkeypatch.setattr(torch.cpu, amx, lambda: False)
+    with pytest.warns(UserWarning, match="bf16 would be slow here") as said:
+        tag(music, model, tmp_path / "a", precision="bf16")
+    assert len([warning for warning in said if "bf16" in str(warning.message)]) == 1
+    assert tag(music, model, tmp_path / "a").n_before == 11
+    assert "precision" not in read_tagged(tmp_path / "a").manifest["made_with"]
+    monkeypatch.setattr(torch.cpu, amx, lambda: True)
+    tag(music, model, tmp_path / "b")
+    assert read_tagged(tmp_path / "b").manifest["made_with"]["precision"] == "bf16"
+    a, b = scores_of(tmp_path / "a"), scores_of(tmp_path / "b")
+    difference = max(abs(a[name] - b[name]).max() for name in a)
+    assert 1e-6 < difference < 5e-3
+    with pytest.raises(InputError, match="tagged before with another precision; tag into another"):
+        tag(music, model, tmp_path / "b", precision="fp32")
 
 
 def test_progress_counts_every_song(mixed: Path, model: Checkpoint, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import re
 import signal
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +37,22 @@ def device_of(name: str) -> Any:
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does, with another exit code."""
+
+
+@contextmanager
+def warnings_told(say: Callable[[str], None]) -> Iterator[None]:
+    """Give each warning meant for users to ``say`` as one line, when it comes."""
+
+    def tell(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if issubclass(category, UserWarning):
+            say(f"Warning: {message}")
+        else:
+            before(message, category, *rest)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        before, warnings.showwarning = warnings.showwarning, tell  # type: ignore[assignment]
+        yield
 
 
 @contextmanager

@@ -105,6 +105,12 @@ page_file = click.option(
     metavar="FILE.html",
     help="Page to write  [default: RUN/report.html]",
 )
+plan = click.option(
+    "--plan",
+    metavar="NAME[:CHUNK]",
+    help="How the model is run: one of its plans with its songs a pass, "
+    "as separate:2, or openvino, onnx, compile  [env: FASTMTE_PLAN; default: default]",
+)
 precision = click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),

@@ -30,6 +30,8 @@ from fastmte.cli import _process, options
 )
 @click.option("-0", "is_nul", is_flag=True, help="Paths of --from-file end in NUL (find -print0).")
 @options.as_json
+@options.plan
+@options.precision
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
 @click.option("--retry-failed", is_flag=True, help="Try again the songs that failed before.")
 @click.option(
@@ -64,6 +66,8 @@ def tag(
     list_file: str | None,
     is_nul: bool,
     as_json: bool,
+    plan: str | None,
+    precision: Literal["auto", "fp32", "bf16"],
     quiet: bool,
     retry_failed: bool,
     short: Literal["repeat", "skip"],
@@ -110,7 +114,11 @@ def tag(
     if threads is not None:
         torch.set_num_threads(threads)
     ensemble = checkpoint.load(model)
-    with _process.terminable(), Listener(quiet) as listener:
+    with (
+        _process.terminable(),
+        Listener(quiet) as listener,
+        _process.warnings_told(listener.say),
+    ):
         listener.unreadable(found.unreadable)
         try:
             tagging = predict.tag_paths(
@@ -121,6 +129,8 @@ def tag(
                 workers=workers,
                 deadline=timeout,
                 device=place,
+                plan=plan,
+                precision=precision,
                 short=short,
                 force=force,
                 retry_failed=retry_failed,
