@@ -61,13 +61,14 @@ class Group:
         """
         self.ensemble.set_dropout_key(seed, step)
         losses = self._losses(self.plan(mels, shared), truth)
-        self.optimiser.zero_grad(set_to_none=True)
         (losses * self._weights).sum().backward()
         if self.clip is not None:
             named = self.ensemble.named_parameters()
             gradients = {name: p.grad for name, p in named if p.grad is not None}
             clip_members_(gradients, self.rows, self.clip, len(self.members))
         self.optimiser.step()
+        # Of members that take turns, only the one whose turn it is holds gradients.
+        self.optimiser.zero_grad(set_to_none=True)
         return losses.detach().double().cpu()
 
     def validate(self, mels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
