@@ -40,6 +40,8 @@ inline void check_norm(const char* op, const Tensor& x, const Tensor& weight, co
   check_equal(op, "norm_bias.size(0)", bias.size(0), "x.size(3)", x.size(3));
   for (int dim = 0; dim < 4; ++dim)
     check_at_least(op, ("x.size(" + std::to_string(dim) + ")").c_str(), x.size(dim), 1);
+  const int64_t n_values = x.numel() / x.size(3);
+  FASTMTE_CHECK(n_values >= 2, op, ": x must have 2 values a channel or more, got ", n_values);
 }
 
 // `x` must have the shape, dtype and device of the maps.

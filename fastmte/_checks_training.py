@@ -160,6 +160,9 @@ def _norm(op: str, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     equal(op, "norm_bias.size(0)", len(bias), "x.size(3)", x.size(3))
     for dim in range(4):
         at_least(op, f"x.size({dim})", x.size(dim), 1)
+    n_values = x.size(0) * x.size(1) * x.size(2)
+    if n_values < 2:
+        raise RuntimeError(f"{op}: x must have 2 values a channel or more, got {n_values}")
 
 
 def _statistics(op: str, mean: Tensor, variance: Tensor, maps: Tensor) -> None:

@@ -202,8 +202,10 @@ def _normalised(
     x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
     wide = _wide(x)
-    gain = (weight.double() / (variance + eps).sqrt()).to(wide.dtype)
-    return (wide - mean.to(wide.dtype)) * gain + bias
+    gain, centre = weight.double() / (variance + eps).sqrt(), mean.to(wide.dtype)
+    # The mean's rounding counts where it is large beside the deviation.
+    offset = (bias - (mean - centre) * gain).to(wide.dtype)
+    return (wide - centre) * gain.to(wide.dtype) + offset
 
 
 def _activated(x: Tensor, activation: str) -> Tensor:
@@ -251,5 +253,7 @@ def _norm_gradients(
     of_g = weight.double() * scale
     of_x, constant = -of_g * scale * dweight / n, -of_g * dbias / n
     wide = g.dtype
-    dx = g * of_g.to(wide) + ((_wide(x) - mean.to(wide)) * of_x.to(wide) + constant.to(wide))
+    centre = mean.to(wide)
+    constant = (constant - of_x * (mean - centre)).to(wide)
+    dx = g * of_g.to(wide) + ((_wide(x) - centre) * of_x.to(wide) + constant)
     return dx.to(x.dtype), dweight.to(weight.dtype), dbias.to(weight.dtype)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fastmte import reference_training as reference
 from fastmte._library import OPERATORS, define
@@ -190,6 +191,14 @@ torch.library.register_autograd(
 )
 
 
+def _refuse(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("the gradient of a fused operator has itself no gradient")
+
+
+for _name in ("bn_add_relu_backward", "bn_act_pool_backward"):
+    torch.library.register_autograd(f"fastmte::{_name}", _refuse, lib=OPERATORS)
+
+
 def bn_add_relu(
     x: Tensor,
     residual: Tensor | None,
@@ -214,7 +223,8 @@ def bn_add_relu(
         out (B, H, W, C) of x's dtype; mean and biased variance of the batch, (C,) float64.
 
     Raises:
-        RuntimeError: a shape, dtype or device is wrong, a size is 0, or the activation unknown.
+        RuntimeError: a shape, dtype or device is wrong, a size is 0, a channel has one value, or
+            the activation is unknown.
 
     Reference:
         torch.nn.functional.batch_norm; He et al. 2016, figure 2.
@@ -251,8 +261,8 @@ def bn_act_pool(
         out (B, H', W', C) of x's dtype; mean and biased variance of the batch, (C,) float64.
 
     Raises:
-        RuntimeError: a shape, dtype or device is wrong, a size is 0, the window is larger than
-            the map, or the activation is unknown.
+        RuntimeError: a shape, dtype or device is wrong, a size is 0, a channel has one value, the
+            window is larger than the map, or the activation is unknown.
 
     Reference:
         torch.nn.functional.batch_norm and max_pool2d.
@@ -415,6 +425,7 @@ class _VggStem(torch.autograd.Function):
         return out, batch_mean, variance
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple:
         x, scale, shift, weight, gain, sigma, mean, covariance, out, argmax = ctx.saved_tensors
         sums = torch.ops.fastmte.vgg_stem_sums(gradients[0], out, argmax, x)

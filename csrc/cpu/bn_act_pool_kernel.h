@@ -82,8 +82,10 @@ FASTMTE_TARGET void bn_act_pool_sums(const T* gradient, const T* x, const T* out
       store_first(sum, load_first(sum, n) + g, n);
       store_first(product, fma(g, winner - origin, load_first(product, n)), n);
     }
+    if ((column + 1) % kRowsPerSum && column + 1 < width) continue;
+    for (int64_t i = 0; i < 2 * channels; ++i) sums[i] += of_row[i];
+    std::fill(of_row.begin(), of_row.end(), Scalar{0});
   }
-  for (int64_t i = 0; i < 2 * channels; ++i) sums[i] += of_row[i];
 }
 
 // The windows [first, last) in one direction that a point lies in.

@@ -24,19 +24,20 @@ template <typename T>
 FASTMTE_TARGET void bn_add_relu_sums(const T* gradient, const T* x, const T* out, int64_t n_rows,
                                      int64_t channels, const Scalar* mean, Activation activation,
                                      double* sums) {
-  for (int64_t c = 0; c < channels; c += kWidth) {
-    const int64_t n = channels - c;
-    const Vector origin = load_first(mean + c, n);
-    Vector sum{}, product{};
-    for (int64_t at = c; at < c + n_rows * channels; at += channels) {
-      const Vector g =
-          through_activation(load_first(gradient + at, n), load_first(out + at, n), activation);
-      sum += g;
-      product = fma(g, load_first(x + at, n) - origin, product);
-    }
-    for (int lane = 0; lane < kWidth && lane < n; ++lane) {
-      sums[c + lane] += sum[lane];
-      sums[channels + c + lane] += product[lane];
+  for (int64_t row = 0; row < n_rows; row += kRowsPerSum) {
+    const int64_t last = std::min(n_rows, row + kRowsPerSum);
+    for (int64_t c = 0; c < channels; c += kWidth) {
+      const int64_t n = channels - c;
+      const Vector origin = load_first(mean + c, n);
+      Vector sum{}, product{};
+      for (int64_t at = row * channels + c; at < last * channels; at += channels) {
+        const Vector g =
+            through_activation(load_first(gradient + at, n), load_first(out + at, n), activation);
+        sum += g;
+        product = fma(g, load_first(x + at, n) - origin, product);
+      }
+      add_lanes(sums + c, sum, n);
+      add_lanes(sums + channels + c, product, n);
     }
   }
 }

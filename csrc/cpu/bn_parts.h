@@ -48,23 +48,35 @@ FASTMTE_TARGET FASTMTE_INLINE Vector through_activation(Vector gradient, Vector 
   return choose(out <= zero, zero, gradient);
 }
 
-// Adds up rows of `width` vectors: sums of x - shift and of its square.
+// Rows that are added up in Scalar before their sums join those in float64.
+constexpr int64_t kRowsPerSum = 16;
+
+// Adds the first n lanes of x to float64 sums.
+FASTMTE_TARGET FASTMTE_INLINE void add_lanes(double* sums, Vector x, int64_t n) {
+  Scalar lanes[kWidth];
+  store(lanes, x);
+  if (n >= kWidth)
+    for (int lane = 0; lane < kWidth; ++lane) sums[lane] += lanes[lane];
+  else
+    for (int lane = 0; lane < n; ++lane) sums[lane] += lanes[lane];
+}
+
+// Adds sums of x - origin and of its square over rows of kVectors vectors, n channels in all.
 template <int kVectors, typename T>
-FASTMTE_TARGET FASTMTE_INLINE void add_moments(const T* x, int64_t n_rows, int64_t stride,
-                                               int64_t n, Scalar* shift, Scalar* sum,
-                                               Scalar* square) {
-  Vector origin[kVectors], sums[kVectors] = {}, squares[kVectors] = {};
-  for (int v = 0; v < kVectors; ++v) origin[v] = load_first(x + v * kWidth, n - v * kWidth);
+FASTMTE_TARGET FASTMTE_INLINE void add_moments(const T* x, const T* origin, int64_t n_rows,
+                                               int64_t stride, int64_t n, double* sum,
+                                               double* square) {
+  Vector origins[kVectors], sums[kVectors] = {}, squares[kVectors] = {};
+  for (int v = 0; v < kVectors; ++v) origins[v] = load_first(origin + v * kWidth, n - v * kWidth);
   for (int64_t row = 0; row < n_rows; ++row, x += stride)
     for (int v = 0; v < kVectors; ++v) {
-      const Vector value = load_first(x + v * kWidth, n - v * kWidth) - origin[v];
+      const Vector value = load_first(x + v * kWidth, n - v * kWidth) - origins[v];
       sums[v] += value;
       squares[v] = fma(value, value, squares[v]);
     }
   for (int v = 0; v < kVectors; ++v) {
-    store_first(shift + v * kWidth, origin[v], n - v * kWidth);
-    store_first(sum + v * kWidth, sums[v], n - v * kWidth);
-    store_first(square + v * kWidth, squares[v], n - v * kWidth);
+    add_lanes(sum + v * kWidth, sums[v], n - v * kWidth);
+    add_lanes(square + v * kWidth, squares[v], n - v * kWidth);
   }
 }
 
@@ -73,20 +85,23 @@ FASTMTE_TARGET FASTMTE_INLINE void add_moments(const T* x, int64_t n_rows, int64
 template <typename T>
 FASTMTE_TARGET void moments(const T* x, int64_t n_rows, int64_t channels, double* mean,
                             double* deviations) {
-  Scalar shift[kMomentVectors * kWidth], sum[kMomentVectors * kWidth],
-      square[kMomentVectors * kWidth];
-  for (int64_t c = 0; c < channels; c += kMomentVectors * kWidth) {
-    const int64_t n = std::min<int64_t>(channels - c, kMomentVectors * kWidth);
-    if (n == kMomentVectors * kWidth)
-      add_moments<kMomentVectors>(x + c, n_rows, channels, n, shift, sum, square);
-    else
-      for (int64_t i = 0; i < n; i += kWidth)
-        add_moments<1>(x + c + i, n_rows, channels, n - i, shift + i, sum + i, square + i);
-    for (int64_t i = 0; i < n; ++i) {
-      const double total = sum[i];
-      mean[c + i] = shift[i] + total / static_cast<double>(n_rows);
-      deviations[c + i] = square[i] - total * total / static_cast<double>(n_rows);
-    }
+  constexpr int64_t kTile = kMomentVectors * kWidth;
+  std::fill_n(mean, channels, 0.0);
+  std::fill_n(deviations, channels, 0.0);
+  for (int64_t row = 0; row < n_rows; row += kRowsPerSum) {
+    const int64_t n_here = std::min(kRowsPerSum, n_rows - row);
+    const T* from = x + row * channels;
+    int64_t c = 0;
+    for (; c + kTile <= channels; c += kTile)
+      add_moments<kMomentVectors>(from + c, x + c, n_here, channels, kTile, mean + c,
+                                  deviations + c);
+    for (; c < channels; c += kWidth)
+      add_moments<1>(from + c, x + c, n_here, channels, channels - c, mean + c, deviations + c);
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    const double total = mean[c];
+    mean[c] = static_cast<double>(x[c]) + total / static_cast<double>(n_rows);
+    deviations[c] -= total * total / static_cast<double>(n_rows);
   }
 }
 

@@ -64,8 +64,8 @@ void batch_statistics(const T* x, int64_t n_rows, int64_t channels, Moments mome
       const double apart = means[chunk * channels + c] - mean[c];
       variance[c] += deviations[chunk * channels + c] + n(chunk) * apart * apart;
     }
-  for (int64_t c = 0; c < channels; ++c)
-    variance[c] = std::max(0.0, variance[c]) / static_cast<double>(n_rows);
+  for (int64_t c = 0; c < channels; ++c)  // NaN stays: std::max(0.0, NaN) would be 0
+    variance[c] = (variance[c] < 0 ? 0.0 : variance[c]) / static_cast<double>(n_rows);
 }
 
 // What the kernels of maps of T compute in, and what the norm's parameters are.
@@ -109,25 +109,29 @@ struct InputGradient {
   const Scalar *mean, *of_gradient, *of_x, *constant;
 };
 
-// What normalises, from the statistics.
+// What normalises, from the statistics. The bias makes up for the mean's rounding, which counts
+// where the mean is large beside the deviation.
 template <typename Scalar>
 class Norm {
  public:
   Norm(const double* mean, const double* variance, const Scalar* weight, const Scalar* bias,
        double eps, int64_t channels)
-      : mean_(mean, mean + channels), gain_(channels), bias_(bias) {
-    for (int64_t c = 0; c < channels; ++c)
-      gain_[c] = static_cast<Scalar>(weight[c] / std::sqrt(variance[c] + eps));
+      : mean_(mean, mean + channels), gain_(channels), bias_(channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const double gain = weight[c] / std::sqrt(variance[c] + eps);
+      gain_[c] = static_cast<Scalar>(gain);
+      bias_[c] = static_cast<Scalar>(bias[c] - (mean[c] - mean_[c]) * gain);
+    }
   }
 
-  Affine<Scalar> affine() const { return {mean_.data(), gain_.data(), bias_}; }
+  Affine<Scalar> affine() const { return {mean_.data(), gain_.data(), bias_.data()}; }
 
  private:
-  std::vector<Scalar> mean_, gain_;
-  const Scalar* bias_;
+  std::vector<Scalar> mean_, gain_, bias_;
 };
 
-// The gradients of batch norm, from the sums (2, C) of g and of g (x - mean) over all rows.
+// The gradients of batch norm, from the sums (2, C) of g and of g (x - mean) over all rows, with
+// the mean as a Scalar has it.
 //
 // With s = 1 / sqrt(variance + eps): dbias = sum g, dweight = s sum g (x - mean), and
 // dx = weight s (g - dbias / N - (x - mean) s dweight / N).
@@ -141,13 +145,16 @@ class NormGradient {
     values_.resize(4 * channels);
     for (int64_t c = 0; c < channels; ++c) {
       const double scale = 1.0 / std::sqrt(variance[c] + eps);
-      const double of_weight = sums[channels + c] * scale;
+      const double rounding = mean[c] - static_cast<Scalar>(mean[c]);
+      const double of_weight = (sums[channels + c] - rounding * sums[c]) * scale;
+      const double of_x = -weight[c] * scale * scale * of_weight / n;
       dbias[c] = static_cast<Scalar>(sums[c]);
       dweight[c] = static_cast<Scalar>(of_weight);
       values_[c] = static_cast<Scalar>(mean[c]);
       values_[channels + c] = static_cast<Scalar>(weight[c] * scale);
-      values_[2 * channels + c] = static_cast<Scalar>(-weight[c] * scale * scale * of_weight / n);
-      values_[3 * channels + c] = static_cast<Scalar>(-weight[c] * scale * sums[c] / n);
+      values_[2 * channels + c] = static_cast<Scalar>(of_x);
+      values_[3 * channels + c] =
+          static_cast<Scalar>(-weight[c] * scale * sums[c] / n - of_x * rounding);
     }
   }
 
