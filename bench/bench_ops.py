@@ -1,4 +1,4 @@
-"""The three operators: crop_mels, label_centroids, dkmeans_assign."""
+"""The operators crop_mels and label_centroids; dkmeans_assign is in bench_partition.py."""
 
 from pathlib import Path
 
@@ -76,21 +76,6 @@ def test_label_centroids_against_pandas(versus):
         size="9949 x 22, 56 labels",
         instead="pandas, tag by tag, as the paper",
         same=_close,
-    )
-
-
-@pytest.mark.parametrize("n_points", [56, 1000])
-def test_dkmeans_assign(versus, n_points):
-    rng = np.random.default_rng(0)
-    points, seeds = rng.normal(size=(n_points, 22)), rng.choice(n_points, 4, replace=False)
-    tensor, seed_tensor = torch.from_numpy(points), torch.from_numpy(seeds)
-    versus(
-        lambda: ops.dkmeans_assign(tensor, seed_tensor)[0],
-        lambda: torch.from_numpy(paper.dissimilar_kmeans(points, seeds)),
-        what="`dkmeans_assign`",
-        size=f"{n_points} x 22, 4 clusters",
-        instead="the paper's text in numpy",
-        same=lambda a, b: np.testing.assert_array_equal(a.numpy(), b.numpy()),
     )
 
 
