@@ -113,6 +113,39 @@ def vgg_stem_argmax(
         )
 
 
+def vgg_stem_train(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+) -> None:
+    """Check all but the sizes of x and ``dtype``, which ``vgg_stem_argmax`` does."""
+    op = "vgg_stem_train"
+    tensor(op, "x", x, 3, [torch.float32, torch.float64], x)
+    if x.requires_grad:
+        raise RuntimeError(f"{op}: x must not require a gradient, as none is computed")
+    tensor(op, "scale", scale, 1, [x.dtype], x)
+    at_least(op, "scale.size(0)", len(scale), 1)
+    tensor(op, "shift", shift, 1, [x.dtype], x)
+    equal(op, "scale.size(0)", len(scale), "shift.size(0)", len(shift))
+    tensor(op, "weight", weight, 4, [x.dtype], x)
+    if weight.shape[1:] != (1, 3, 3) or len(weight) == 0 or len(weight) % len(scale):
+        want = f"({len(scale)} * C, 1, 3, 3)"
+        raise RuntimeError(f"{op}: weight must be {want}, got {tuple(weight.shape)}")
+    for name, value in {"norm_weight": norm_weight, "norm_bias": norm_bias}.items():
+        tensor(op, name, value, 1, [x.dtype], x)
+        equal(op, "weight.size(0)", len(weight), f"{name}.size(0)", len(value))
+    tensor(op, "mean", mean, 1, [torch.float64], x)
+    tensor(op, "covariance", covariance, 2, [torch.float64], x)
+    if mean.shape != (18,) or covariance.shape != (18, 18):
+        got = f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
+        raise RuntimeError(f"{op}: mean and covariance must be (18,) and (18, 18), got {got}")
+
+
 def vgg_stem_sums(gradient: Tensor, out: Tensor, argmax: Tensor, x: Tensor) -> None:
     """Check everything but the values of argmax, which only the operator itself makes."""
     op = "vgg_stem_sums"

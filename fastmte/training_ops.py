@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastmte import _checks_training as _checks
 from fastmte import reference_training as reference
 from fastmte._library import OPERATORS, define
 
@@ -387,8 +388,9 @@ def vgg_stem_train(
         out (K, B, M // 2, F // 4, C); mean and biased variance, (K * C,) float64.
 
     Raises:
-        RuntimeError: a shape, dtype or device is wrong.
+        RuntimeError: a shape, dtype or device is wrong, or x requires a gradient.
     """
+    _checks.vgg_stem_train(x, scale, shift, weight, norm_weight, norm_bias, mean, covariance)
     arguments = (x, scale, shift, weight, norm_weight, norm_bias, mean, covariance, eps, dtype)
     return _VggStem.apply(*arguments)  # type: ignore[no-untyped-call]
 
