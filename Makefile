@@ -81,6 +81,10 @@ bench: $(READY)
 	$(RUN) -m pytest bench/bench_training.py --benchmark-json=bench/results/training.json
 	$(TUNED_MALLOC) $(RUN) -m pytest bench/bench_training.py \
 		--benchmark-json=bench/results/training-tuned.json
+	@if $(RUN) -c 'import onnxruntime, openvino' 2>/dev/null; then \
+		$(TUNED_MALLOC) $(RUN) -m pytest bench/bench_engines.py \
+			--benchmark-json=bench/results/engines.json; \
+	else echo "without OpenVINO and onnxruntime their benchmarks are left out"; fi
 	$(RUN) -m bench.table
 
 bench-table: $(READY)

@@ -11,6 +11,11 @@ EXTRAS = {
 }
 
 
+def packages(extra: str) -> tuple[str, ...]:
+    """Return the packages that an extra brings."""
+    return tuple(package for package, name in EXTRAS.items() if name == extra)
+
+
 def missing(*packages: str) -> str:
     """Return in one line which of these are not installed, and what brings them; "" if all are."""
     absent = [package for package in packages if find_spec(package) is None]

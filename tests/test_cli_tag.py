@@ -14,7 +14,7 @@ import pytest
 import small_songs
 from click.testing import CliRunner, Result
 
-from fastmte import checkpoint, predict
+from fastmte import checkpoint, extras, predict
 from fastmte.cli import _tagging, main
 from fastmte.data.shards import open_store
 
@@ -257,6 +257,32 @@ def test_plan_that_is_none(
     assert result.exit_code == 1, result.output
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
+
+
+def test_an_engine_that_is_not_installed_is_a_usage_error(
+    tag: Callable[..., Result], music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    result = tag(music, "--plan", "openvino:2")
+    assert result.exit_code == 2, result.output
+    line = result.stderr.splitlines()[-1]
+    assert line.endswith("openvino is not installed: pip install 'fastmte[openvino]'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_engine_gives_the_scores(
+    tag: Callable[..., Result], music: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    for plan in ("module", "onnx"):
+        result = tag(music, "--plan", plan, "-o", tmp_path / plan)
+        assert result.exit_code == 0, result.output
+    ours, theirs = (
+        np.array([row[1:4] for row in read_csv(tmp_path / plan / "scores.csv")[1:]], float)
+        for plan in ("module", "onnx")
+    )
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
 
 
 def test_bf16_without_units_is_said_once(

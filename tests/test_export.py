@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -165,7 +166,7 @@ def test_a_failure_leaves_no_folder(vgg, tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------- ONNX
 
 
-@pytest.mark.parametrize("backbone", ["vgg", "resnet18", "resnet18-uibk"])
+@pytest.mark.parametrize("backbone", ["vgg", "custom-vgg", "crnn", "resnet18", "resnet18-uibk"])
 def test_onnxruntime_gives_the_models_scores(backbone, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     from fastmte.export.onnx import write_onnx
@@ -275,6 +276,15 @@ def test_without_onnx_the_extra_is_named(model, tmp_path, hide):
     result = export(model, "--format", "onnx", "-o", tmp_path / "model.onnx")
     line = one_line(result, 2)
     assert line.endswith("--format onnx: onnx is not installed: pip install 'fastmte[onnx]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_package_is_one_line(model, tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(extras, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    line = one_line(export(model, "--format", "onnx", "-o", tmp_path / "model.onnx"))
+    assert line.startswith("Error: onnx or onnxruntime is installed but broken: import of")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -67,16 +68,33 @@ def test_an_engine_gives_the_ensembles_features(engine, ensemble):
         assert expected.std() > 0.1
 
 
-@pytest.mark.parametrize("backbone", ["vgg", "resnet18", "resnet18-uibk"])
+@pytest.mark.parametrize("backbone", ["vgg", "crnn", "resnet18", "resnet18-uibk"])
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_an_engine_runs_every_family(engine, backbone):
     if reason := engines.missing(engine):
         pytest.skip(reason)
     ensemble = made(backbone, [0, 1, 0])
-    mels = mels_of(backbone, 1)
+    mels = mels_of(backbone, 2)
     expected, error = exact(ensemble, mels)
     features = engine_runner(engine, ensemble, torch.float32)(mels)
     assert_close(features.double(), expected, rtol=0, atol=4 * error)
+
+
+@pytest.mark.parametrize("backbone", ["staged", "resnet18-uibk"])  # with and without a norm first
+@pytest.mark.parametrize("language", ["torch", "onnx", "openvino"])
+def test_one_trunk_of_groups_gives_the_same_features(language, backbone, ensemble):
+    ensemble = made(backbone)
+    network = FoldedNetwork(ensemble.backbone, grouped=True)
+    mels = mels_of(backbone, 2, frames=48)
+    expected, error = exact(ensemble, mels)
+    if language == "torch":
+        run = network
+    else:
+        if reason := engines.missing(language):
+            pytest.skip(reason)
+        run = engines._RUNNERS[language](network, torch.float32)
+    assert [m.groups for m in network.modules() if isinstance(m, torch.nn.Conv2d)][-1] == 3
+    assert_close(run(mels).double(), expected, rtol=0, atol=4 * error)
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
@@ -92,6 +110,18 @@ def test_results_are_not_overwritten_and_weights_are_kept(engine, ensemble):
         ensemble.backbone.conv_1.weight.zero_()
     assert torch.equal(first, kept)
     assert torch.equal(run(mels), kept)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_songs_features_do_not_depend_on_its_neighbours(engine, ensemble):
+    if reason := engines.missing(engine):
+        pytest.skip(reason)
+    run = engine_runner(engine, ensemble, torch.float32)
+    mels = mels_of("staged", 5, frames=61)
+    features = run(mels)
+    assert torch.equal(run(mels.roll(2, 0)), features.roll(2, 0))
+    mels[1:] = 0.0
+    assert torch.equal(run(mels)[0], features[0])
 
 
 def test_openvino_is_told_precision_and_threads(ensemble):
@@ -110,8 +140,8 @@ def test_the_folded_network_is_plain_and_folded(ensemble):
     expected, error = exact(ensemble, mels)
     assert_close(network(mels).double(), expected, rtol=0, atol=2 * error)
     kinds = {type(module).__name__ for module in network.modules()}
-    assert "BatchNorm2d" not in kinds and "FoldedConv" in kinds
-    names = [name for name, _ in network.members[1].named_children()]
+    assert "BatchNorm2d" not in kinds and "PlainConv" in kinds
+    names = [name for name, _ in network.trunks[1].named_children()]
     assert names[:4] == ["conv_1/norm", "conv_1", "conv_1/pool", "conv_1/elu"]
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
@@ -121,8 +151,8 @@ def test_bfloat16_is_near_float32(ensemble):
     mels = mels_of("staged", 2, frames=40)
     expected = network(mels)
     network.set_dtype(torch.bfloat16)
-    assert network.members[0].conv_2.weight.dtype == torch.bfloat16
-    assert network.members[0].get_submodule("conv_1/norm").scale.dtype == torch.float32
+    assert network.trunks[0].conv_2.weight.dtype == torch.bfloat16
+    assert network.trunks[0].get_submodule("conv_1/norm").scale.dtype == torch.float32
     features = network(mels)
     assert features.dtype == torch.float32
     assert_close(features, expected, rtol=0.05, atol=0.05 * expected.std().item())
@@ -155,6 +185,14 @@ def test_an_engine_that_is_not_installed_names_its_extra(
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name in packages else object())
     with pytest.raises(InputError, match=re.escape(text)):
         engine_runner(engine, ensemble, torch.float32)
+
+
+def test_an_engine_that_is_broken_is_one_line(ensemble, monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(extras, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="the engine onnx is installed but broken: import of onn"):
+        engine_runner("onnx", ensemble, torch.float32)
 
 
 def test_compiling_needs_a_compiler(ensemble, monkeypatch):

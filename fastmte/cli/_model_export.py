@@ -66,11 +66,17 @@ def _write_members(checkpoint: "Checkpoint", output: Path) -> str:
 
 
 def _write_onnx(checkpoint: "Checkpoint", output: Path) -> str:
-    from fastmte.export.onnx import write_onnx
     from fastmte.extras import missing
-    from fastmte.plan.onnx_graph import OPSET
 
-    difference = write_onnx(checkpoint, output)
+    try:
+        from fastmte.export.onnx import write_onnx
+        from fastmte.plan.onnx_graph import OPSET
+
+        difference = write_onnx(checkpoint, output)
+    except ImportError as error:
+        raise click.ClickException(
+            f"onnx or onnxruntime is installed but broken: {error}"
+        ) from error
     parity = (
         f"parity unchecked, as {missing('onnxruntime')}"
         if difference is None

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from fastmte.extras import missing, packages
+
 
 class FiniteRange(click.FloatRange):
     """A range of numbers without NaN and infinity, which float ranges let through."""
@@ -59,6 +61,16 @@ def check_file(path: Path) -> None:
         raise click.BadParameter(text, param_hint="-o")
 
 
+def _of_an_installed_engine(
+    ctx: click.Context, param: click.Parameter, plan: str | None
+) -> str | None:
+    """Find out now, and not after songs were listed, that a plan's engine is not installed."""
+    reason = missing(*packages((plan or "").partition(":")[0]))
+    if reason:
+        raise click.BadParameter(reason, ctx, param)
+    return plan
+
+
 def _mel_preset(note: str = "") -> Callable[[Any], Any]:
     return click.option(
         "--mel",
@@ -108,6 +120,7 @@ page_file = click.option(
 plan = click.option(
     "--plan",
     metavar="NAME[:CHUNK]",
+    callback=_of_an_installed_engine,
     help="How the model is run: one of its plans with its songs a pass, "
     "as separate:2, or openvino, onnx, compile  [env: FASTMTE_PLAN; default: default]",
 )

@@ -16,7 +16,7 @@ from fastmte.extras import missing
 from fastmte.files import atomic_write
 from fastmte.mel import MelConfig
 from fastmte.plan.network import FoldedNetwork
-from fastmte.plan.onnx_graph import OnnxBuilder, write_members
+from fastmte.plan.onnx_graph import OnnxBuilder, session, write_mels_to_features
 
 TOLERANCE = 1e-5  # between scores in [0, 1]
 _MOST_BYTES = 2**31 - 2**20  # of a protocol buffer, less some room for all but weights
@@ -60,12 +60,12 @@ def scores_model(checkpoint: Checkpoint) -> onnx.ModelProto:
     tags, thresholds, the mels' definition and the partition as JSON.
 
     Raises:
-        InputError: the backbone is more than convolutions and a mean, or the graph is
-            larger than ONNX files can be.
+        InputError: the backbone is one that ``FoldedNetwork`` refuses, or the graph is larger
+            than ONNX files can be.
     """
     ensemble = checkpoint.ensemble
     _check_size(ensemble)
-    builder, features = write_members(FoldedNetwork(ensemble.backbone))
+    builder, features = write_mels_to_features(FoldedNetwork(ensemble.backbone), checkpoint.frames)
     _write_head(builder, ensemble, features)
     mels, scores = ("batch", BANDS, checkpoint.frames), ("batch", ensemble.n_labels)
     model = builder.model(mels, "scores", scores)
@@ -122,9 +122,7 @@ def _mel(checkpoint: Checkpoint) -> MelConfig:
 
 def _difference(checkpoint: Checkpoint, data: bytes) -> float:
     """Return the largest difference of scores of random mels and of silence, in two batches."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    engine = session(data)
     generator = torch.Generator().manual_seed(0)
     mels = torch.randn(3, BANDS, checkpoint.frames, generator=generator) * 18 - 23
     mels[1] = _mel(checkpoint).floor_db
@@ -132,6 +130,6 @@ def _difference(checkpoint: Checkpoint, data: bytes) -> float:
     for batch in mels.split(2):
         with torch.inference_mode():
             expected = checkpoint.ensemble(batch).sigmoid().numpy()
-        (scores,) = session.run(None, {"mels": batch.numpy()})
+        (scores,) = engine.run(None, {"mels": batch.numpy()})
         differences.append(np.abs(scores - expected).max())
     return float(np.max(differences))

@@ -51,8 +51,8 @@ class CRNN(Backbone):
         """Return (B, K, 32), the second GRU's last state, of mels (B, 1, 96, F)."""
         missing = WIDTH - x.size(3)
         x = F.pad(x, (missing // 2, missing - missing // 2))
-        for i in range(1, len(BLOCKS) + 1):
-            x = self.get_submodule(f"dropout{i}")(self._block(i)(x))
+        for i, block in enumerate(self.blocks(), start=1):
+            x = self.get_submodule(f"dropout{i}")(block(x))
         return self.summary(x)
 
     def summary(self, x: Tensor) -> Tensor:
@@ -60,10 +60,17 @@ class CRNN(Backbone):
         sequence = x.squeeze(2).unflatten(1, (self.members, -1)).permute(1, 3, 0, 2)
         return self.gru2(self.gru1(sequence))[:, -1].transpose(0, 1)
 
-    def _block(self, i: int) -> ConvStage:
-        conv, norm = self.get_submodule(f"conv{i}"), self.get_submodule(f"bn{i}")
-        pool = Pool((BLOCKS[i - 1][1],) * 2)
-        return ConvStage(cast(Conv2d, conv), cast(BatchNorm2d, norm), "elu", pool)
+    def blocks(self) -> tuple[ConvStage, ...]:
+        """Return the convolutional blocks, each without the dropout behind it."""
+        return tuple(
+            ConvStage(
+                cast(Conv2d, self.get_submodule(f"conv{i}")),
+                cast(BatchNorm2d, self.get_submodule(f"bn{i}")),
+                "elu",
+                Pool((side, side)),
+            )
+            for i, (_, side) in enumerate(BLOCKS, start=1)
+        )
 
 
 @register

@@ -51,6 +51,14 @@ class GRU(nn.Module):
             states.append(state)
         return torch.stack(states, 1)
 
+    @torch.no_grad()
+    def of(self, member: int) -> nn.GRU:
+        """Return one member's layer as torch's own, ``batch_first``, with copies of its weights."""
+        single = nn.GRU(self.weight_ih_l0.shape[1], self.outputs, batch_first=True)
+        for name, value in self.named_parameters():
+            getattr(single, name).copy_(value.chunk(self.members)[member])
+        return single
+
     def _gates(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return (K, N, 3 * outputs) of (K, N, features), each member by its own weights."""
         weight = weight.unflatten(0, (self.members, -1)).mT

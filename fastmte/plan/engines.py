@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +14,7 @@ from fastmte.errors import InputError
 from fastmte.plan.network import FoldedNetwork
 
 Runner = Callable[[Tensor], Tensor]  # (B, 96, F) float32 contiguous -> (B, K, D) float32
-_PACKAGES: dict[str, tuple[str, ...]] = {
-    "compile": (),
-    "onnx": ("onnx", "onnxruntime"),
-    "openvino": ("openvino",),
-}
-ENGINES = tuple(_PACKAGES)
+ENGINES = ("compile", "onnx", "openvino")  # those that an extra brings have its name
 WITHOUT_BFLOAT16 = ("onnx",)  # on CPUs
 
 
@@ -44,7 +40,11 @@ def engine_runner(engine: str, ensemble: FusedEnsemble, dtype: torch.dtype) -> R
     device = ensemble.head.weight.device
     if engine != "compile" and device.type != "cpu":
         raise InputError(f"the engine {engine} runs on the CPU here, got a model on {device}")
-    return _RUNNERS[engine](FoldedNetwork(ensemble.backbone).to(device), dtype)
+    network = FoldedNetwork(ensemble.backbone).to(device)
+    try:
+        return _RUNNERS[engine](network, dtype)
+    except ImportError as error:
+        raise InputError(f"the engine {engine} is installed but broken: {error}") from error
 
 
 def missing(engine: str) -> str:
@@ -53,9 +53,9 @@ def missing(engine: str) -> str:
     Raises:
         ValueError: no such engine.
     """
-    if engine not in _PACKAGES:
+    if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    if reason := extras.missing(*_PACKAGES[engine]):
+    if reason := extras.missing(*extras.packages(engine)):
         return reason
     compilers = (os.environ.get("CXX"), "c++", "g++", "clang++")
     if engine == "compile" and not any(name and shutil.which(name) for name in compilers):
@@ -68,29 +68,26 @@ def _compile(network: FoldedNetwork, dtype: torch.dtype) -> Runner:
     compiled = torch.compile(network, fullgraph=True, dynamic=False, options={"freezing": True})
 
     def run(mels: Tensor) -> Tensor:
-        with torch.no_grad():  # with inference tensors nothing is frozen
+        with torch.no_grad():  # weights that may get gradients are not frozen
             return compiled(mels)
 
     return run
 
 
 def _onnx(network: FoldedNetwork, dtype: torch.dtype) -> Runner:
-    import onnxruntime
+    import onnxruntime  # noqa: F401  (if it is broken, it fails now and not with the first song)
 
-    from fastmte.plan.onnx_graph import features_model
+    from fastmte.plan.onnx_graph import features_model, session
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    # Its idle threads would spin on the cores that torch's then need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        features_model(network).SerializeToString(), options, ["CPUExecutionProvider"]
-    )
+    sessions: dict[int, Any] = {}
 
     def run(mels: Tensor) -> Tensor:
-        (features,) = session.run(None, {"mels": mels.numpy()})
-        return torch.from_numpy(features).view(len(mels), len(network.members), -1)
+        frames = mels.shape[2]
+        if frames not in sessions:
+            model = features_model(network, frames)
+            sessions[frames] = session(model.SerializeToString())
+        (features,) = sessions[frames].run(None, {"mels": mels.numpy()})
+        return torch.from_numpy(features).view(len(mels), network.n_members, -1)
 
     return run
 
@@ -105,7 +102,7 @@ def _openvino(network: FoldedNetwork, dtype: torch.dtype) -> Runner:
         if shape not in models:  # a graph of fixed sizes is faster
             models[shape] = compiled(network, shape, dtype)
         features = torch.from_numpy(models[shape](mels.numpy())[0])
-        return features.view(len(mels), len(network.members), -1)
+        return features.view(len(mels), network.n_members, -1)
 
     return run
 

@@ -1,25 +1,67 @@
 """A folded network as a graph of named operations, in whatever language a builder writes."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
-from fastmte.plan.network import Affine, FoldedNetwork, Residual
+from fastmte.plan.modules import Affine, Mean, PadTo, Recurrent, Residual
+from fastmte.plan.network import FoldedNetwork
 
 Pair = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """The numbers of a convolution.
+
+    Attributes:
+        weight: (O, I / groups, h, w) float32.
+        bias: (O,) float32.
+        stride: over (bands, frames).
+        padding: zeros on every side.
+        groups: of channels that do not mix.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: Pair
+    padding: Pair
+    groups: int
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The numbers of a GRU whose reset gate is applied behind its product, as torch's.
+
+    Attributes:
+        inputs: (3 * D, C) float32 for update, reset and new.
+        states: (3 * D, D) likewise.
+        input_bias: (3 * D,) likewise.
+        state_bias: (3 * D,) likewise.
+    """
+
+    inputs: np.ndarray
+    states: np.ndarray
+    input_bias: np.ndarray
+    state_bias: np.ndarray
+
+
 class Builder(Protocol):
-    """What writes operations; every method returns the value the operation gives."""
+    """What writes operations; every method returns the value the operation gives.
+
+    Attributes:
+        frames: of the mels.
+    """
+
+    frames: int
 
     def affine(self, name: str, x: Any, scale: np.ndarray, shift: np.ndarray) -> Any:
         """Write ``scale * x + shift`` with factors (1, C, 1, 1)."""
 
-    def conv(
-        self, name: str, x: Any, weight: np.ndarray, bias: np.ndarray, stride: Pair, padding: Pair
-    ) -> Any:
-        """Write a convolution; ``padding`` goes on both sides."""
+    def conv(self, name: str, x: Any, conv: Convolution) -> Any:
+        """Write a convolution with a bias."""
 
     def max_pool(self, name: str, x: Any, kernel: Pair, stride: Pair, padding: Pair) -> Any:
         """Write a max-pool that leaves out what does not fill a window."""
@@ -30,22 +72,36 @@ class Builder(Protocol):
     def add(self, name: str, x: Any, y: Any) -> Any:
         """Write a sum."""
 
+    def pad(self, name: str, x: Any, before: int, behind: int) -> Any:
+        """Write zeros around the frames."""
+
     def mean(self, name: str, x: Any) -> Any:
         """Write the mean over the map, (B, C)."""
 
+    def sequence(self, name: str, x: Any) -> Any:
+        """Write the map (B, C, 1, T) in the order that ``gru`` takes."""
 
-def members_features(network: FoldedNetwork, builder: Builder, mels: Any) -> list[Any]:
-    """Write every member's trunk and return its features (B, D), K values.
+    def gru(self, name: str, x: Any, gru: Gates) -> Any:
+        """Write a GRU that begins at 0; its states are in the order it takes."""
+
+    def last(self, name: str, x: Any) -> Any:
+        """Write the last of a GRU's states, (B, D)."""
+
+
+def write_trunks(network: FoldedNetwork, builder: Builder, mels: Any) -> list[Any]:
+    """Write every trunk and return its features: K values (B, D), or one (B, K * D) if grouped.
 
     Args:
         network: the trunks.
         builder: what writes.
         mels: the value that holds mels (B, 1, 96, F).
     """
+    prefixes = [f"member_{k}" for k in range(len(network.trunks))]
+    if len(prefixes) < network.n_members:
+        prefixes = ["members"]
     features = []
-    for k, member in enumerate(network.members):
-        x = _chain(member, builder, mels, f"member_{k}")
-        features.append(builder.mean(f"member_{k}.mean", x))
+    for prefix, trunk in zip(prefixes, network.trunks, strict=True):
+        features.append(_chain(trunk, builder, mels, prefix))
     return features
 
 
@@ -62,7 +118,8 @@ def _one(name: str, module: nn.Module, builder: Builder, x: Any, prefix: str) ->
             return builder.affine(name, x, scale, shift)
         case nn.Conv2d():
             weight, bias = (_array(parameter) for parameter in module.parameters())
-            return builder.conv(name, x, weight, bias, _pair(module.stride), _pair(module.padding))
+            where = _pair(module.stride), _pair(module.padding), module.groups
+            return builder.conv(name, x, Convolution(weight, bias, *where))
         case nn.MaxPool2d():
             sizes = (module.kernel_size, module.stride, module.padding)
             return builder.max_pool(name, x, *(_pair(size) for size in sizes))
@@ -71,7 +128,23 @@ def _one(name: str, module: nn.Module, builder: Builder, x: Any, prefix: str) ->
         case Residual():
             sides = (_chain(side, builder, x, prefix) for side in (module.branch, module.shortcut))
             return builder.add(name, *sides)
+        case PadTo():
+            return builder.pad(name, x, *module.pads(builder.frames))
+        case Mean():
+            return builder.mean(name, x)
+        case Recurrent():
+            x = builder.sequence(f"{name}.sequence", x)
+            for i, layer in enumerate(module.layers, start=1):
+                x = builder.gru(f"{name}.{i}", x, _gates(layer))
+            return builder.last(name, x)
     raise TypeError(f"{name}: no operation for {type(module).__name__}")
+
+
+def _gates(layer: nn.Module) -> Gates:
+    """Return a GRU's numbers; torch has the reset gate first."""
+    arrays = (_array(parameter) for parameter in layer.parameters())
+    thirds = (np.split(array, 3) for array in arrays)
+    return Gates(*(np.concatenate([update, reset, new]) for reset, update, new in thirds))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
