@@ -57,6 +57,36 @@ def test_the_page_names_tiers_libraries_and_versions():
     assert "To do:" in page or "Nothing is missing." in page
 
 
+def test_plans_that_were_chosen_are_shown(monkeypatch, tmp_path):
+    from fastmte.plan import cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert json.loads(doctor("--json"))["inference"]["plans"] == []
+    setting = cache.Setting("a CPU", "2.13", "1 native", 2, "fp32", "vgg", 4, 1366, 8)
+    times = {"separate:2": 20.25, "module:1": 90.0}
+    assert cache.find_or_measure(setting, lambda: cache.Found(setting, "separate:2", times))
+    inference = json.loads(doctor("--json"))["inference"]
+    assert inference["cache"] == str(tmp_path / "fastmte" / "plans.json")
+    (plan,) = inference["plans"]
+    assert (plan["plan"], plan["milliseconds"]) == ("separate:2", times)
+    assert plan["setting"]["backbone"] == "vgg"
+    page = " ".join(doctor().split())
+    text = "vgg separate:2: 4 members, 1366 frames, batch 8, fp32, 2 threads"
+    assert f"{text} (separate:2 20.2 ms, module:1 90.0 ms)" in page
+    assert inference["cpu"] in page
+
+
+def test_what_the_cpu_offers_is_shown(monkeypatch):
+    inference = json.loads(doctor("--json"))["inference"]
+    assert type(inference["bf16"]) is bool
+    assert type(inference["prepacked_convolutions"]) is bool
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    monkeypatch.setenv("FASTMTE_PLAN", "separate:1")
+    page = " ".join(doctor().split())
+    assert "bf16 AMX" in page
+    assert "FASTMTE_PLAN separate:1" in page
+
+
 @pytest.fixture
 def facts():
     return doctor_module.find_facts()

@@ -308,7 +308,7 @@ def test_no_gradients():
 def test_a_backbone_without_stages_runs_as_its_module():
     ensemble = FusedEnsemble.create("tiny", [0, 1]).eval()
     assert candidates(ensemble) == ["module"]
-    assert default_choice(ensemble, 8, 64).name == "module"
+    assert default_choice(ensemble, 8).name == "module"
     text = "the plans of tiny on cpu are module, compile, onnx, openvino; got 'separate'"
     with pytest.raises(InputError, match=re.escape(text)):
         plan_of(ensemble, "separate:1")

@@ -332,6 +332,7 @@ def train(
                 batch_size,
                 device,
                 settings.frames,
+                precision=config.precision,
             )
             for name in ("validation", "test")
         }

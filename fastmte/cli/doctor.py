@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastmte.extras import EXTRAS
 
 _PACKAGES = ("numpy", "numba", "scikit-learn", "soundfile", "safetensors", "rich", "pyarrow")
 _TOOLS = {"compiler": ("c++", "g++", "clang++"), "cmake": ("cmake",), "nvcc": ("nvcc",)}
+_MOST_PLANS = 12  # on the page, the newest
 _REBUILD = "pip install --force-reinstall --no-deps (-e) . in fastmte's source folder"
 
 
@@ -46,6 +48,7 @@ def find_facts() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "extras": {name: _version(name) for name in EXTRAS},
         "audio": _audio_facts(),
+        "inference": _inference_facts(),
     }
     return {**facts, "advice": _advice(facts)}
 
@@ -72,6 +75,28 @@ def _operator_facts() -> dict[str, Any]:
     except (ImportError, OSError, ValueError) as error:
         return {"error": str(error), "tier": None}
     return {"error": None, **_library.status()}
+
+
+def _inference_facts() -> dict[str, Any]:
+    """Return what models are run with here, and which plans were found fastest."""
+    try:
+        import torch
+
+        from fastmte.plan import cache
+        from fastmte.plan.convolution import is_packable
+        from fastmte.plan.precision import has_bf16
+    except (ImportError, OSError, ValueError) as error:
+        return {"error": str(error), "plans": []}
+    cpu = torch.device("cpu")
+    return {
+        "error": None,
+        "cpu": cache.device_name(cpu),
+        "bf16": has_bf16(cpu),
+        "prepacked_convolutions": is_packable(cpu, torch.float32),
+        "cache": str(path) if (path := cache.cache_file()) else None,
+        "override": os.environ.get("FASTMTE_PLAN"),
+        "plans": [asdict(found) for found in cache.read()],
+    }
 
 
 def _audio_facts() -> dict[str, Any]:
@@ -145,6 +170,7 @@ def _page(facts: dict[str, Any]) -> str:
     rows += [(name, found or "missing") for name, found in facts["packages"].items()]
     rows += [(name, found or "not installed (optional)") for name, found in facts["extras"].items()]
     rows += _audio_rows(facts["audio"])
+    rows += [("", ""), *_inference_rows(facts["inference"])]
     width = max(len(name) for name, _ in rows) + 2
     lines = [f"{name:<{width}}{value}".rstrip() for name, value in rows]
     todo = [f"- {line}" for line in facts["advice"]]
@@ -168,6 +194,27 @@ def _audio_rows(audio: dict[str, Any]) -> list[tuple[str, str]]:
     if audio["error"]:
         return [("libsndfile", f"missing: {audio['error']}")]
     return [("libsndfile", audio["libsndfile"]), ("formats", ", ".join(audio["formats"]))]
+
+
+def _inference_rows(inference: dict[str, Any]) -> list[tuple[str, str]]:
+    if inference["error"]:
+        return [("plans", f"none: {inference['error']}")]
+    rows = [
+        ("CPU", inference["cpu"]),
+        ("bf16", "AMX" if inference["bf16"] else "no AMX: fp32 is used"),
+        ("convolutions", "prepacked" if inference["prepacked_convolutions"] else "torch's own"),
+        ("plans", inference["cache"] or "no home for a cache: nothing is measured"),
+    ]
+    if inference["override"]:
+        rows.append(("FASTMTE_PLAN", inference["override"]))
+    for found in inference["plans"][-_MOST_PLANS:]:
+        where = found["setting"]
+        size = f"{where['members']} members, {where['frames']} frames, batch {where['batch']}"
+        threads = f"{where['threads']} thread{'s' * (where['threads'] > 1)}"
+        times = ", ".join(f"{plan} {ms:.1f} ms" for plan, ms in found["milliseconds"].items())
+        text = f"{found['plan']}: {size}, {where['precision']}, {threads} ({times})"
+        rows.append((f"  {where['backbone']}", text))
+    return rows
 
 
 def _cuda_text(cuda: dict[str, Any] | None) -> str:

@@ -121,8 +121,8 @@ plan = click.option(
     "--plan",
     metavar="NAME[:CHUNK]",
     callback=_of_an_installed_engine,
-    help="How the model is run: one of its plans with its songs a pass, "
-    "as separate:2, or openvino, onnx, compile  [env: FASTMTE_PLAN; default: default]",
+    help="How the model is run: auto, what was measured to be fastest here; default, what mostly "
+    "is; a plan, as separate:2; openvino, onnx, compile  [env: FASTMTE_PLAN; default: auto]",
 )
 precision = click.option(
     "--precision",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 
 import torch
@@ -53,6 +54,12 @@ class InferencePlan:
             self._run = make(ensemble, dtype)
         if graph:
             self._run = Graphed(self._run)
+
+    def with_chunk(self, chunk: int | None) -> "InferencePlan":
+        """Return the same plan, on the same weights, with other passes."""
+        plan = copy(self)
+        plan.choice = Choice(self.choice.name, chunk)
+        return plan
 
     def features(self, mels: Tensor) -> Tensor:
         """Return the features of every member, (B, K, D) float32 (float64 in a float64 plan).
@@ -122,12 +129,13 @@ def check(ensemble: FusedEnsemble, choice: Choice) -> None:
         )
 
 
-def default_choice(ensemble: FusedEnsemble, batch_size: int, frames: int) -> Choice:
-    """Return the candidate that is best on most machines for batches of (B, 96, ``frames``)."""
+def default_choice(ensemble: FusedEnsemble, batch_size: int) -> Choice:
+    """Return the candidate that is best on most machines."""
     names = candidates(ensemble)
     if "separate+graph" in names:
         return Choice("separate+graph")
-    return Choice("separate", 1) if "separate" in names else Choice("module")
+    # Two songs share the weights on their way through the cache, which two songs' maps leave.
+    return Choice("separate", min(2, batch_size)) if "separate" in names else Choice("module")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
+from fastmte.plan import memory
 from fastmte.plan.autotune import asked, make_plan
 from fastmte.plan.precision import Precision
 
@@ -58,7 +59,7 @@ class Scores:
             try:
                 return self._scores(mels)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not memory.is_out_of_memory(error):
                     raise
             # Only here, outside the handler, are the failed batch's maps free.
             self._halve()
@@ -95,13 +96,5 @@ class Scores:
                 stacklevel=3,
             )
         del self._plan
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        memory.free(device)
         self._plan = make_plan(self._ensemble, self._size, *self._make)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a device's memory is full."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "can't allocate memory" in str(error)

@@ -16,8 +16,8 @@ from torch import Tensor
 from fastmte.data.batches import LabelledMels, batch_order, random_starts
 from fastmte.ensemble import FusedEnsemble, fuse
 from fastmte.errors import InputError
-from fastmte.plan import precision
-from fastmte.train import memory, state
+from fastmte.plan import memory, precision
+from fastmte.train import state
 from fastmte.train.checks import check_data, check_stopping
 from fastmte.train.config import TrainConfig
 from fastmte.train.group import Group, under
