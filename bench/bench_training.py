@@ -7,7 +7,6 @@ counts less. Memory is the most a process of its own held beyond what it held be
 the models, in two steps.
 """
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from networks import network, state_of  # noqa: E402
 
 from bench import paper  # noqa: E402
 from bench.bench_ensemble import ALLOCATOR  # noqa: E402
+from bench.process import bytes_of  # noqa: E402
 from fastmte.ensemble import FusedEnsemble  # noqa: E402
 from fastmte.train.group import Group  # noqa: E402
 from fastmte.train.member import MemberState  # noqa: E402
@@ -110,7 +110,7 @@ def measure(backbone, side):
     """Return the bytes that two steps, the models and their moments took at most."""
     torch.set_num_threads(1)
     mels, truth = batch_of(backbone)
-    before = status("VmRSS")
+    before = bytes_of("VmRSS")
     if side == "fused":
         pairs = enumerate(COUNTS)
         singles = [FusedEnsemble.create(backbone, [0] * n, 0, [k]) for k, n in pairs]
@@ -120,12 +120,7 @@ def measure(backbone, side):
         step = sequential_step(models, mels, truth)
     for _ in range(2):
         step()
-    return status("VmHWM") - before
-
-
-def status(field):
-    text = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{field}:\s+(\d+) kB", text)[1]) * 1024
+    return bytes_of("VmHWM") - before
 
 
 if __name__ == "__main__":
