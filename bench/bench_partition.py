@@ -16,7 +16,7 @@ from fastmte import ops
 
 RESULTS = Path(__file__).parent / "results"
 TEXT = ("the paper's text in numpy", dealing.by_the_text)
-LOOP = ("a Python loop over points, as the notebook", dealing.by_a_loop)
+LOOP = ("a Python loop over points", dealing.by_a_loop)
 TURN = ("numpy, a product a turn", dealing.by_one_product_a_turn)
 ROUND = ("numpy, a product a round", dealing.by_one_product_a_round)
 CASES = [

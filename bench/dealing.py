@@ -22,7 +22,7 @@ def by_the_text(points: np.ndarray, seeds: np.ndarray) -> np.ndarray:
 
 
 def by_a_loop(points: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Measure one point after another in Python, as the authors' notebook does."""
+    """Measure one point after another in Python."""
     clusters = [[int(seed)] for seed in seeds]
     free = [i for i in range(len(points)) if i not in set(seeds.tolist())]
     order = [*seeds.tolist()]
