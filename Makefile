@@ -6,10 +6,11 @@
 #
 # PYTHON=python3.12   the Python of the environment          CPU=1     PyTorch's CPU build (Linux)
 # VENV=.venv          where the environment is               SYSTEM=1  this Python as it is, no pip
-# PYTEST_ARGS=...     more arguments for pytest
+# PYTEST_ARGS=...     more arguments for pytest           JOBS=2    tests run at once
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
+JOBS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 SOURCES := $(wildcard csrc/CMakeLists.txt csrc/cmake/* csrc/*.h csrc/cpu/* csrc/cuda/*)
@@ -20,9 +21,11 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --co
 ifdef SYSTEM
 READY := build/system/.ready
 RUN := PYTHONPATH=$(CURDIR) $(PYTHON)
+PARALLEL :=
 else
 READY := $(VENV)/.ready
 RUN := $(abspath $(VENV))/bin/python
+PARALLEL := -n $(JOBS) --dist worksteal
 endif
 
 # Large activations come from the heap again instead of fresh pages of the kernel's.
@@ -51,7 +54,7 @@ build/system/.ready: $(SOURCES)
 	@touch $@
 
 test: $(READY)
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 demo: $(READY)
 	$(RUN) -m fastmte train --partition dkmeans --backbone resnet18 --data demo --out runs/demo --force

@@ -1,6 +1,7 @@
 """The benchmarks' own machinery; what they measure is not asserted anywhere."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,7 +39,9 @@ def result(tmp_path_factory):
     (folder / "conftest.py").write_text((ROOT / "bench" / "conftest.py").read_text())
     command = [sys.executable, "-m", "pytest", "-q", "bench_small.py", "-p", "no:cacheprovider"]
     command += ["--benchmark-json=out.json", "-c", "/dev/null", "--rootdir=."]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    # A parallel run's workers do not measure; this process is none of them.
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     return done, json.loads((folder / "out.json").read_text())
 
 
