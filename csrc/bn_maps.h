@@ -17,6 +17,10 @@ struct PoolWindows {
   int64_t n_songs, rows, columns, channels;
   int64_t kernel[2], stride[2], padding[2];
 
+  // True where windows neither overlap nor leave gaps, nor reach over the border.
+  bool is_tiled() const {
+    return stride[0] == kernel[0] && stride[1] == kernel[1] && !padding[0] && !padding[1];
+  }
   int64_t pooled_rows() const { return (rows + 2 * padding[0] - kernel[0]) / stride[0] + 1; }
   int64_t pooled_columns() const { return (columns + 2 * padding[1] - kernel[1]) / stride[1] + 1; }
 };
@@ -86,13 +90,15 @@ inline PoolWindows check_windows(const char* op, const Tensor& x,
 
 // What the backward pass is given of the pooled maps.
 inline void check_pooled(const char* op, const Tensor& gradient, const Tensor& out,
-                         const Tensor& argmax, const Tensor& x, const PoolWindows& pool) {
+                         const Tensor& argmax, const Tensor& winner, const Tensor& x,
+                         const PoolWindows& pool) {
   check_tensor(op, "out", out, 4, {x.scalar_type()}, x);
   const int64_t shape[] = {pool.n_songs, pool.pooled_rows(), pool.pooled_columns(), pool.channels};
   for (int dim = 0; dim < 4; ++dim)
     FASTMTE_CHECK(out.size(dim) == shape[dim], op, ": out.size(", dim, ") must be ", shape[dim],
                   ", got ", out.size(dim));
   check_like(op, "gradient", gradient, out);
+  check_like(op, "winner", winner, out);
   check_tensor(op, "argmax", argmax, 4, {ScalarType::Byte}, x);
   for (int dim = 0; dim < 4; ++dim)
     FASTMTE_CHECK(argmax.size(dim) == shape[dim], op, ": argmax.size(", dim, ") must be ",

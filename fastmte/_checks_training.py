@@ -63,6 +63,7 @@ def bn_act_pool_backward(
     x: Tensor,
     out: Tensor,
     argmax: Tensor,
+    winner: Tensor,
     weight: Tensor,
     mean: Tensor,
     variance: Tensor,
@@ -78,6 +79,7 @@ def bn_act_pool_backward(
     tensor(op, "out", out, 4, [x.dtype], x)
     _shape(op, "out", out, shape)
     _like(op, "gradient", gradient, out)
+    _like(op, "winner", winner, out)
     tensor(op, "argmax", argmax, 4, [torch.uint8], x)
     _shape(op, "argmax", argmax, shape)
     _statistics(op, mean, variance, x)

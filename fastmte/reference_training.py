@@ -60,8 +60,11 @@ def bn_act_pool(
     activation: str,
     stride: Pair,
     padding: Pair,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See :func:`fastmte.training_ops.bn_act_pool`; argmax is the point that won each window."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`fastmte.training_ops.bn_act_pool`.
+
+    Its third and second output are the x that won each window, and the point where it lies.
+    """
     _checks.bn_act_pool(x, norm_weight, norm_bias, kernel, activation, stride, padding)
     mean, variance = _statistics(x)
     y = _normalised(x, mean, variance, norm_weight, norm_bias, eps).permute(0, 3, 1, 2)
@@ -70,7 +73,8 @@ def bn_act_pool(
     row, column = index // x.size(2) - first[0], index % x.size(2) - first[1]
     argmax = (row * kernel[1] + column).to(torch.uint8)
     out = _activated(pooled, activation).to(x.dtype)
-    return _last(out), _last(argmax), mean, variance
+    winner = x.permute(0, 3, 1, 2).flatten(2).gather(2, index.flatten(2)).view(index.shape)
+    return _last(out), _last(argmax), _last(winner), mean, variance
 
 
 def bn_act_pool_backward(
@@ -78,6 +82,7 @@ def bn_act_pool_backward(
     x: Tensor,
     out: Tensor,
     argmax: Tensor,
+    winner: Tensor,
     norm_weight: Tensor,
     mean: Tensor,
     variance: Tensor,
@@ -89,17 +94,17 @@ def bn_act_pool_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight and bias."""
     _checks.bn_act_pool_backward(
-        gradient, x, out, argmax, norm_weight, mean, variance, kernel, activation, stride, padding
+        *(gradient, x, out, argmax, winner, norm_weight, mean, variance),
+        *(kernel, activation, stride, padding),
     )
     pooled = _before_activation(gradient, out, activation)
     first = _origins(out.shape[1:3], stride, padding, x.device)
-    winner = argmax.long().permute(0, 3, 1, 2)
-    index = (winner // kernel[1] + first[0]) * x.size(2) + winner % kernel[1] + first[1]
+    point = argmax.long().permute(0, 3, 1, 2)
+    index = (point // kernel[1] + first[0]) * x.size(2) + point % kernel[1] + first[1]
     index = index.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H' W', C)
     before = pooled.new_zeros((x.size(0), x.size(1) * x.size(2), x.size(3)))
     before = before.scatter_add(1, index, pooled.flatten(1, 2)).view(x.shape)
-    winners = _wide(x).flatten(1, 2).gather(1, index)
-    sums = _gradient_sums(pooled.flatten(1, 2), winners, mean)
+    sums = _gradient_sums(pooled, _wide(winner), mean)
     return _norm_gradients(before, x, sums, norm_weight, mean, variance, eps)
 
 

@@ -23,6 +23,7 @@ LAYERS = [
     {"_scan"},
     {"_kernels"},
     {"_library"},
+    {"training_stem"},
     {"ops", "training_ops"},
     {"audio", "mel", "crop", "features", "labels", "metrics", "models", "partition"},
     {"data", "ensemble", "checkpoint"},

@@ -14,11 +14,11 @@ inline Span span_of(int64_t window, int64_t kernel, int64_t stride, int64_t padd
   return {origin, std::max<int64_t>(0, -origin), std::min(kernel, size - origin)};
 }
 
-// Pooled rows [begin, end), counted over all songs.
+// Pooled rows [begin, end), counted over all songs. `winner` gets the x that won each window.
 template <typename T>
 FASTMTE_TARGET void bn_act_pool_rows(const T* x, const PoolWindows& pool,
                                      const Affine<Scalar>& affine, Activation activation, T* out,
-                                     uint8_t* argmax, int64_t begin, int64_t end) {
+                                     uint8_t* argmax, T* winner, int64_t begin, int64_t end) {
   const int64_t channels = pool.channels, width = pool.pooled_columns();
   for (int64_t at = begin; at < end; ++at) {
     const T* map = x + at / pool.pooled_rows() * pool.rows * pool.columns * channels;
@@ -27,113 +27,143 @@ FASTMTE_TARGET void bn_act_pool_rows(const T* x, const PoolWindows& pool,
     for (int64_t column = 0; column < width; ++column) {
       const Span columns =
           span_of(column, pool.kernel[1], pool.stride[1], pool.padding[1], pool.columns);
+      const T* origin = map + (rows.origin * pool.columns + columns.origin) * channels;
       const int64_t to = (at * width + column) * channels;
       for (int64_t c = 0; c < channels; c += kWidth) {
         const int64_t n = channels - c;
-        Vector largest = broadcast(-std::numeric_limits<Scalar>::infinity());
-        Bits index = all(rows.first * pool.kernel[1] + columns.first);
+        const NormVectors norm = norm_at(affine, c, n);
+        Vector largest = broadcast(-std::numeric_limits<Scalar>::infinity()), best{};
+        Bits index{};
+        bool is_first = true;
         for (int64_t i = rows.first; i < rows.last; ++i)
           for (int64_t j = columns.first; j < columns.last; ++j) {
-            const T* from =
-                map + ((rows.origin + i) * pool.columns + columns.origin + j) * channels + c;
-            const Vector y = normalise(affine, load_first(from, n), c, n);
-            const Bits is_larger = (Bits)(y > largest) | (Bits)(y != y);
+            const Vector value = load_first(origin + (i * pool.columns + j) * channels + c, n);
+            const Vector y = normalise(norm, value);
+            const Bits is_larger = is_first ? all(-1) : (Bits)(y > largest) | (Bits)(y != y);
             largest = choose(is_larger, y, largest);
+            best = choose(is_larger, value, best);
             index = is_larger ? all(i * pool.kernel[1] + j) : index;
+            is_first = false;
           }
         store_first(out + to + c, activate(largest, activation), n);
+        store_first(winner + to + c, best, n);
         store_index(argmax + to + c, index, n);
       }
     }
   }
 }
 
-// Pooled row `at`: g before the activation to `before`, and the sums (2, C) of g and of
-// g (x - mean), x being what won each window. Memory is read in its order: sums stay in L1.
+// The gradient of the norm's output that a window of a pooled map hands to its winner.
 template <typename T>
-FASTMTE_TARGET void bn_act_pool_sums(const T* gradient, const T* x, const T* out,
-                                     const uint8_t* argmax, const PoolWindows& pool,
-                                     const Scalar* mean, Activation activation, int64_t at,
-                                     Scalar* before, double* sums) {
-  const int64_t channels = pool.channels, width = pool.pooled_columns();
-  const T* map = x + at / pool.pooled_rows() * pool.rows * pool.columns * channels;
-  const Span rows =
-      span_of(at % pool.pooled_rows(), pool.kernel[0], pool.stride[0], pool.padding[0], pool.rows);
-  std::vector<Scalar> of_row(2 * channels, 0);
-  for (int64_t column = 0; column < width; ++column) {
-    const Span columns =
-        span_of(column, pool.kernel[1], pool.stride[1], pool.padding[1], pool.columns);
-    for (int64_t c = 0; c < channels; c += kWidth) {
-      const int64_t n = channels - c, from = (at * width + column) * channels + c;
-      const Vector g =
-          through_activation(load_first(gradient + from, n), load_first(out + from, n), activation);
-      store_first(before + from, g, n);
-      const Bits index = load_index(argmax + from, n);
-      const Vector origin = load_first(mean + c, n);
-      Vector winner = origin;
-      for (int64_t i = rows.first; i < rows.last; ++i)
-        for (int64_t j = columns.first; j < columns.last; ++j) {
-          const T* point =
-              map + ((rows.origin + i) * pool.columns + columns.origin + j) * channels + c;
-          const auto is_winner = (Bits)(index == all(i * pool.kernel[1] + j));
-          winner = choose(is_winner, load_first(point, n), winner);
-        }
-      Scalar *sum = of_row.data() + c, *product = sum + channels;
-      store_first(sum, load_first(sum, n) + g, n);
-      store_first(product, fma(g, winner - origin, load_first(product, n)), n);
-    }
-    if ((column + 1) % kRowsPerSum && column + 1 < width) continue;
-    for (int64_t i = 0; i < 2 * channels; ++i) sums[i] += of_row[i];
-    std::fill(of_row.begin(), of_row.end(), Scalar{0});
-  }
-}
+struct PooledGradient {
+  const T *gradient, *out;
+  const uint8_t* argmax;
+  Activation activation;
 
-// The windows [first, last) in one direction that a point lies in.
-struct Windows {
-  int64_t first, last;
+  FASTMTE_TARGET Vector operator()(int64_t at, int64_t n) const {
+    return through_activation(load_first(gradient + at, n), load_first(out + at, n), activation);
+  }
 };
 
-inline Windows windows_of(int64_t point, int64_t kernel, int64_t stride, int64_t padding,
-                          int64_t n_windows) {
-  const int64_t shifted = point + padding;
-  const int64_t first = shifted < kernel ? 0 : (shifted - kernel) / stride + 1;
-  return {first, std::min(n_windows, shifted / stride + 1)};
-}
-
-// Rows [begin, end) of x's gradient, counted over all songs.
+// Rows [begin, end) of x's gradient, counted over all songs, where no windows overlap and none
+// is padded.
 template <typename T>
-FASTMTE_TARGET void bn_act_pool_inputs(const Scalar* before, const T* x, const uint8_t* argmax,
-                                       const PoolWindows& pool, const InputGradient<Scalar>& to,
-                                       T* dx, int64_t begin, int64_t end) {
-  const int64_t channels = pool.channels, width = pool.pooled_columns();
+FASTMTE_TARGET void tiled_inputs(const PooledGradient<T>& pooled, const T* x,
+                                 const PoolWindows& pool, const InputGradient<Scalar>& to, T* dx,
+                                 int64_t begin, int64_t end) {
+  const int64_t channels = pool.channels, width = pool.pooled_columns(), side = pool.kernel[1];
   for (int64_t at = begin; at < end; ++at) {
-    const int64_t song = at / pool.rows, row = at % pool.rows;
-    const Windows down =
-        windows_of(row, pool.kernel[0], pool.stride[0], pool.padding[0], pool.pooled_rows());
-    for (int64_t column = 0; column < pool.columns; ++column) {
-      const Windows along =
-          windows_of(column, pool.kernel[1], pool.stride[1], pool.padding[1], width);
-      const int64_t point = (at * pool.columns + column) * channels;
+    const int64_t window_row = at % pool.rows / pool.kernel[0];
+    const bool is_pooled = window_row < pool.pooled_rows();
+    const int64_t first_point = at % pool.rows % pool.kernel[0] * side;
+    const int64_t from = (at / pool.rows * pool.pooled_rows() + window_row) * width;
+    for (int64_t column = 0; column < pool.columns; column += side) {
+      const int64_t n_points = std::min(side, pool.columns - column), window = column / side;
+      const bool has_winner = is_pooled && window < width;
       for (int64_t c = 0; c < channels; c += kWidth) {
-        const int64_t n = channels - c;
-        Vector g{};
-        for (int64_t i = down.first; i < down.last; ++i)
-          for (int64_t j = along.first; j < along.last; ++j) {
-            const int64_t index = (row + pool.padding[0] - i * pool.stride[0]) * pool.kernel[1] +
-                                  column + pool.padding[1] - j * pool.stride[1];
-            const int64_t from = ((song * pool.pooled_rows() + i) * width + j) * channels + c;
-            const auto has_won = (Bits)(load_index(argmax + from, n) == all(index));
-            g += choose(has_won, load_first(before + from, n), Vector{});
-          }
-        store_first(dx + point + c, input_gradient(to, g, load_first(x + point + c, n), c, n), n);
+        const int64_t n = channels - c, source = (from + window) * channels + c;
+        const InputVectors input = input_at(to, c, n);
+        const Vector g = has_winner ? pooled(source, n) : Vector{};
+        const Bits index = has_winner ? load_index(pooled.argmax + source, n) : all(-1);
+        int64_t point = (at * pool.columns + column) * channels + c;
+        for (int64_t j = 0; j < n_points; ++j, point += channels) {
+          const Vector here = choose((Bits)(index == all(first_point + j)), g, Vector{});
+          store_first(dx + point, input_gradient(input, here, load_first(x + point, n)), n);
+        }
       }
     }
   }
 }
 
+// The windows [first, last) in one direction that points [begin, end) lie in.
+struct Windows {
+  int64_t first, last;
+};
+
+inline Windows windows_of(int64_t begin, int64_t end, int64_t kernel, int64_t stride,
+                          int64_t padding, int64_t n_windows) {
+  const int64_t first = begin + padding < kernel ? 0 : (begin + padding - kernel) / stride + 1;
+  return {first, std::min(n_windows, (end - 1 + padding) / stride + 1)};
+}
+
+constexpr int64_t kTileValues = 4096;  // of a tile's gradients, which stay in the first cache
+
+// The same for windows of any kind: they add what they hand out to a tile of a row.
+template <typename T>
+FASTMTE_TARGET void overlapping_inputs(const PooledGradient<T>& pooled, const T* x,
+                                       const PoolWindows& pool, const InputGradient<Scalar>& to,
+                                       T* dx, int64_t begin, int64_t end) {
+  const int64_t channels = pool.channels, width = pool.pooled_columns();
+  const int64_t n_points = std::max<int64_t>(1, kTileValues / channels);
+  std::vector<Scalar> sums(std::min(n_points, pool.columns) * channels);
+  for (int64_t tile = begin * pool.columns; tile < end * pool.columns;) {
+    const int64_t song = tile / pool.columns / pool.rows, row = tile / pool.columns % pool.rows;
+    const int64_t first = tile % pool.columns, last = std::min(first + n_points, pool.columns);
+    const Windows down = windows_of(row, row + 1, pool.kernel[0], pool.stride[0], pool.padding[0],
+                                    pool.pooled_rows());
+    const Windows along =
+        windows_of(first, last, pool.kernel[1], pool.stride[1], pool.padding[1], width);
+    std::fill(sums.begin(), sums.end(), Scalar{0});
+    for (int64_t i = down.first; i < down.last; ++i)
+      for (int64_t j = along.first; j < along.last; ++j) {
+        const int64_t origin = j * pool.stride[1] - pool.padding[1];
+        const int64_t begin_at = std::max(first, origin),
+                      end_at = std::min(last, origin + pool.kernel[1]);
+        const int64_t index_of_row = (row + pool.padding[0] - i * pool.stride[0]) * pool.kernel[1];
+        for (int64_t c = 0; c < channels; c += kWidth) {
+          const int64_t n = channels - c;
+          const int64_t from = ((song * pool.pooled_rows() + i) * width + j) * channels + c;
+          const Vector g = pooled(from, n);
+          const Bits index = load_index(pooled.argmax + from, n);
+          for (int64_t at = begin_at; at < end_at; ++at) {
+            Scalar* sum = sums.data() + (at - first) * channels + c;
+            const auto has_won = (Bits)(index == all(index_of_row + at - origin));
+            store_first(sum, load_first(sum, n) + choose(has_won, g, Vector{}), n);
+          }
+        }
+      }
+    for (int64_t at = 0; at < last - first; ++at)
+      for (int64_t c = 0; c < channels; c += kWidth) {
+        const int64_t n = channels - c, point = (tile + at) * channels + c;
+        const Vector g = load_first(sums.data() + at * channels + c, n);
+        store_first(dx + point, input_gradient(input_at(to, c, n), g, load_first(x + point, n)), n);
+      }
+    tile += last - first;
+  }
+}
+
+template <typename T>
+FASTMTE_TARGET void bn_act_pool_inputs(const T* gradient, const T* x, const T* out,
+                                       const uint8_t* argmax, const PoolWindows& pool,
+                                       const InputGradient<Scalar>& to, Activation activation,
+                                       T* dx, int64_t begin, int64_t end) {
+  const PooledGradient<T> pooled{gradient, out, argmax, activation};
+  (pool.is_tiled() ? tiled_inputs<T> : overlapping_inputs<T>)(pooled, x, pool, to, dx, begin, end);
+}
+
 template <typename T>
 BnActPoolKernels<T> bn_act_pool_kernels() {
-  return {moments<T>, bn_act_pool_rows<T>, bn_act_pool_sums<T>, bn_act_pool_inputs<T>};
+  return {moments<T>, bn_act_pool_rows<T>, gradient_sums<T>, bn_act_pool_inputs<T>};
 }
 
 }  // namespace

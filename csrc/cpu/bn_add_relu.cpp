@@ -18,7 +18,7 @@ template <typename T, typename Scalar = ScalarOf<T>>
 struct BnAddReluKernels {
   MomentsFunction<T> moments;
   void (*rows)(const T*, const T*, int64_t, int64_t, const Affine<Scalar>&, Activation, T*);
-  void (*sums)(const T*, const T*, const T*, int64_t, int64_t, const Scalar*, Activation, double*);
+  SumsFunction<T> sums;
   void (*inputs)(const T*, const T*, const T*, int64_t, int64_t, const InputGradient<Scalar>&,
                  Activation, T*, T*);
 };
@@ -38,16 +38,6 @@ BnAddReluKernels<T> kernels_for() {
     return float64::bn_add_relu_kernels<double>();
   else
     return FASTMTE_CHOOSE(bn_add_relu_kernels<T>());
-}
-
-// Calls f(chunk, n_rows) for chunks of rows.
-template <typename F>
-void for_chunks(int64_t n_rows, F f) {
-  const int64_t n_chunks = (n_rows + kRowsPerChunk - 1) / kRowsPerChunk;
-  torch::stable::parallel_for(0, n_chunks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t chunk = begin; chunk < end; ++chunk)
-      f(chunk, std::min(kRowsPerChunk, n_rows - chunk * kRowsPerChunk));
-  });
 }
 
 template <typename T>
@@ -77,14 +67,9 @@ void backward(const Tensor& gradient, const Tensor& x, const Tensor& out, const 
   const int64_t channels = x.size(3), n_rows = x.numel() / channels;
   const T *g = data<T>(gradient), *from = data<T>(x), *result = data<T>(out);
   T* to = mutable_data<T>(dx);
-  const std::vector<Scalar> centre(data<double>(mean), data<double>(mean) + channels);
-  Chunks sums((n_rows + kRowsPerChunk - 1) / kRowsPerChunk, 2 * channels);
-  for_chunks(n_rows, [&](int64_t chunk, int64_t n) {
-    const int64_t at = chunk * kRowsPerChunk * channels;
-    kernels.sums(g + at, from + at, result + at, n, channels, centre.data(), activation,
-                 sums[chunk]);
-  });
-  const NormGradient<Scalar> norm(sums.total(), data<double>(mean), data<double>(variance),
+  const std::vector<double> sums = sums_of_gradient(g, from, result, n_rows, channels,
+                                                    data<double>(mean), activation, kernels.sums);
+  const NormGradient<Scalar> norm(sums, data<double>(mean), data<double>(variance),
                                   data<Scalar>(weight), eps, n_rows, mutable_data<Scalar>(dweight),
                                   mutable_data<Scalar>(dbias));
   for_chunks(n_rows, [&](int64_t chunk, int64_t n) {

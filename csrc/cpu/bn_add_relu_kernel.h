@@ -12,32 +12,9 @@ FASTMTE_TARGET void bn_add_relu_rows(const T* x, const T* residual, int64_t n_ro
   for (int64_t row = 0; row < n_rows; ++row, x += channels, out += channels) {
     for (int64_t c = 0; c < channels; c += kWidth) {
       const int64_t n = channels - c;
-      Vector y = normalise(affine, load_first(x + c, n), c, n);
+      Vector y = normalise(norm_at(affine, c, n), load_first(x + c, n));
       if (residual) y += load_first(residual + row * channels + c, n);
       store_first(out + c, activate(y, activation), n);
-    }
-  }
-}
-
-// Sums over some rows of g and of g (x - mean), g being the gradient before the activation.
-template <typename T>
-FASTMTE_TARGET void bn_add_relu_sums(const T* gradient, const T* x, const T* out, int64_t n_rows,
-                                     int64_t channels, const Scalar* mean, Activation activation,
-                                     double* sums) {
-  for (int64_t row = 0; row < n_rows; row += kRowsPerSum) {
-    const int64_t last = std::min(n_rows, row + kRowsPerSum);
-    for (int64_t c = 0; c < channels; c += kWidth) {
-      const int64_t n = channels - c;
-      const Vector origin = load_first(mean + c, n);
-      Vector sum{}, product{};
-      for (int64_t at = row * channels + c; at < last * channels; at += channels) {
-        const Vector g =
-            through_activation(load_first(gradient + at, n), load_first(out + at, n), activation);
-        sum += g;
-        product = fma(g, load_first(x + at, n) - origin, product);
-      }
-      add_lanes(sums + c, sum, n);
-      add_lanes(sums + channels + c, product, n);
     }
   }
 }
@@ -52,7 +29,7 @@ FASTMTE_TARGET void bn_add_relu_inputs(const T* gradient, const T* x, const T* o
       const int64_t n = channels - c, at = row * channels + c;
       const Vector g =
           through_activation(load_first(gradient + at, n), load_first(out + at, n), activation);
-      store_first(dx + at, input_gradient(to, g, load_first(x + at, n), c, n), n);
+      store_first(dx + at, input_gradient(input_at(to, c, n), g, load_first(x + at, n)), n);
       if (dresidual) store_first(dresidual + at, g, n);
     }
   }
@@ -60,7 +37,7 @@ FASTMTE_TARGET void bn_add_relu_inputs(const T* gradient, const T* x, const T* o
 
 template <typename T>
 BnAddReluKernels<T> bn_add_relu_kernels() {
-  return {moments<T>, bn_add_relu_rows<T>, bn_add_relu_sums<T>, bn_add_relu_inputs<T>};
+  return {moments<T>, bn_add_relu_rows<T>, gradient_sums<T>, bn_add_relu_inputs<T>};
 }
 
 }  // namespace

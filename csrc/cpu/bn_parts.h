@@ -105,19 +105,60 @@ FASTMTE_TARGET void moments(const T* x, int64_t n_rows, int64_t channels, double
   }
 }
 
-// Batch norm of n channels from c on.
-FASTMTE_TARGET FASTMTE_INLINE Vector normalise(const Affine<Scalar>& affine, Vector x, int64_t c,
-                                               int64_t n) {
-  return fma(x - load_first(affine.mean + c, n), load_first(affine.gain + c, n),
-             load_first(affine.bias + c, n));
+// Sums over rows (n_rows, C) of g and of g (x - mean), g being the gradient before the activation.
+template <typename T>
+FASTMTE_TARGET void gradient_sums(const T* gradient, const T* x, const T* out, int64_t n_rows,
+                                  int64_t channels, const Scalar* mean, Activation activation,
+                                  double* sums) {
+  for (int64_t row = 0; row < n_rows; row += kRowsPerSum) {
+    const int64_t last = std::min(n_rows, row + kRowsPerSum);
+    for (int64_t c = 0; c < channels; c += kWidth) {
+      const int64_t n = channels - c;
+      const Vector origin = load_first(mean + c, n);
+      Vector sum{}, product{};
+      for (int64_t at = row * channels + c; at < last * channels; at += channels) {
+        const Vector g =
+            through_activation(load_first(gradient + at, n), load_first(out + at, n), activation);
+        sum += g;
+        product = fma(g, load_first(x + at, n) - origin, product);
+      }
+      add_lanes(sums + c, sum, n);
+      add_lanes(sums + channels + c, product, n);
+    }
+  }
 }
 
-// The input gradient of n channels from c on; g is the gradient of the norm's output.
-FASTMTE_TARGET FASTMTE_INLINE Vector input_gradient(const InputGradient<Scalar>& to, Vector g,
-                                                    Vector x, int64_t c, int64_t n) {
-  const Vector apart = x - load_first(to.mean + c, n);
-  const Vector rest = fma(apart, load_first(to.of_x + c, n), load_first(to.constant + c, n));
-  return fma(g, load_first(to.of_gradient + c, n), rest);
+// What normalises a vector of channels.
+struct NormVectors {
+  Vector mean, gain, bias;
+};
+
+// Of n channels from c on.
+FASTMTE_TARGET FASTMTE_INLINE NormVectors norm_at(const Affine<Scalar>& affine, int64_t c,
+                                                  int64_t n) {
+  return {load_first(affine.mean + c, n), load_first(affine.gain + c, n),
+          load_first(affine.bias + c, n)};
+}
+
+FASTMTE_TARGET FASTMTE_INLINE Vector normalise(const NormVectors& norm, Vector x) {
+  return fma(x - norm.mean, norm.gain, norm.bias);
+}
+
+// What the input gradient of a vector of channels is made with.
+struct InputVectors {
+  Vector mean, of_gradient, of_x, constant;
+};
+
+// Of n channels from c on.
+FASTMTE_TARGET FASTMTE_INLINE InputVectors input_at(const InputGradient<Scalar>& to, int64_t c,
+                                                    int64_t n) {
+  return {load_first(to.mean + c, n), load_first(to.of_gradient + c, n), load_first(to.of_x + c, n),
+          load_first(to.constant + c, n)};
+}
+
+// g is the gradient of the norm's output.
+FASTMTE_TARGET FASTMTE_INLINE Vector input_gradient(const InputVectors& to, Vector g, Vector x) {
+  return fma(g, to.of_gradient, fma(x - to.mean, to.of_x, to.constant));
 }
 
 }  // namespace

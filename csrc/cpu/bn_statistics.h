@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "check.h"
+#include "pool_act.h"
 
 namespace fastmte {
 
@@ -97,6 +98,11 @@ void for_map_type(const Tensor& x, F f) {
 template <typename T>
 using MomentsFunction = void (*)(const T*, int64_t, int64_t, double*, double*);
 
+// Adds sums over some rows of a gradient (n, C); see gradient_sums in bn_parts.h.
+template <typename T>
+using SumsFunction = void (*)(const T*, const T*, const T*, int64_t, int64_t, const ScalarOf<T>*,
+                              Activation, double*);
+
 // (x - mean) * gain + bias, one value a channel.
 template <typename Scalar>
 struct Affine {
@@ -108,6 +114,31 @@ template <typename Scalar>
 struct InputGradient {
   const Scalar *mean, *of_gradient, *of_x, *constant;
 };
+
+// Calls f(chunk, n_rows) for chunks of rows.
+template <typename F>
+void for_chunks(int64_t n_rows, F f) {
+  const int64_t n_chunks = (n_rows + kRowsPerChunk - 1) / kRowsPerChunk;
+  torch::stable::parallel_for(0, n_chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk)
+      f(chunk, std::min(kRowsPerChunk, n_rows - chunk * kRowsPerChunk));
+  });
+}
+
+// The sums (2, C) of g and of g (x - mean) over rows (N, C), g being the gradient before the
+// activation.
+template <typename T>
+std::vector<double> sums_of_gradient(const T* gradient, const T* x, const T* out, int64_t n_rows,
+                                     int64_t channels, const double* mean, Activation activation,
+                                     SumsFunction<T> add_sums) {
+  const std::vector<ScalarOf<T>> centre(mean, mean + channels);
+  Chunks sums((n_rows + kRowsPerChunk - 1) / kRowsPerChunk, 2 * channels);
+  for_chunks(n_rows, [&](int64_t chunk, int64_t n) {
+    const int64_t at = chunk * kRowsPerChunk * channels;
+    add_sums(gradient + at, x + at, out + at, n, channels, centre.data(), activation, sums[chunk]);
+  });
+  return sums.total();
+}
 
 // What normalises, from the statistics. The bias makes up for the mean's rounding, which counts
 // where the mean is large beside the deviation.

@@ -89,6 +89,18 @@ FASTMTE_TARGET FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector
   return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), yes);
 }
 
+constexpr bool kHasPick = true;
+
+// Eight values of a, then eight of b.
+FASTMTE_TARGET FASTMTE_INLINE Vector join(const float* a, const float* b) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(a)), _mm256_loadu_ps(b), 1);
+}
+
+// Lane i is value index[i] of the 32 that a and b hold.
+FASTMTE_TARGET FASTMTE_INLINE Vector pick(Vector a, Vector b, Bits index) {
+  return _mm512_permutex2var_ps(a, (__m512i)index, b);
+}
+
 #include "vector_math.h"
 #undef FASTMTE_TARGET
 }  // namespace avx512
@@ -100,6 +112,7 @@ using Scalar = float;
 using Vector = __m256;
 using Bits = int32_t __attribute__((vector_size(32)));
 constexpr int kWidth = 8, kRegisters = 16;
+constexpr bool kHasPick = false;
 
 FASTMTE_TARGET FASTMTE_INLINE Vector broadcast(float x) { return _mm256_set1_ps(x); }
 FASTMTE_TARGET FASTMTE_INLINE Vector load(const float* x) { return _mm256_loadu_ps(x); }

@@ -3,6 +3,7 @@
 
 using Vector = Scalar __attribute__((vector_size(16)));
 constexpr int kWidth = 16 / sizeof(Scalar), kRegisters = 16;
+constexpr bool kHasPick = false;
 
 FASTMTE_INLINE Vector broadcast(Scalar x) {
   Vector result{};

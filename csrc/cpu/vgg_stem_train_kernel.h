@@ -10,7 +10,7 @@ constexpr int kStemVectors = 2, kStemLanes = kStemVectors * kWidth;
 class FourRows {
  public:
   FourRows(int64_t bands, int64_t frames)
-      : bands_(bands), frames_(frames), values_(4 * (frames + 2), Scalar{0}) {}
+      : bands_(bands), frames_(frames), values_(4 * (frames + 2) + kReadAhead, Scalar{0}) {}
 
   // Points `rows` to scale * x + shift of the bands from `first` on.
   FASTMTE_TARGET void read(const Scalar* mel, int64_t first, Scalar scale, Scalar shift,
@@ -32,6 +32,7 @@ class FourRows {
   }
 
  private:
+  static constexpr int64_t kReadAhead = 2;  // of eight values from a window's six columns on
   int64_t bands_, frames_;
   std::vector<Scalar> values_;
 };
@@ -130,19 +131,35 @@ struct StemSums {
   Vector of_x[9], outside[9], total;
 };
 
+// Adds to the nine taps the values around the point that won, which lie in 4 rows of 8. A template
+// so that only vectors with a pick need have it.
+template <typename S>
+FASTMTE_TARGET FASTMTE_INLINE void add_picked(const S* const (&rows)[4], int64_t at, Vector g,
+                                              Bits point, StemSums& sums) {
+  const auto upper = join(rows[0] + at, rows[1] + at), lower = join(rows[2] + at, rows[3] + at);
+  const Bits first = (point >> 2) * 8 + (point & 3);
+  FASTMTE_UNROLL
+  for (int tap = 0; tap < 9; ++tap)
+    sums.of_x[tap] = fma(g, pick(upper, lower, first + (tap / 3 * 8 + tap % 3)), sums.of_x[tap]);
+}
+
 // Adds a window: g goes to the points around the one that won. `is_outside` tells of a point of
 // the window and a tap whether they meet outside the map.
 template <bool kIsBorder, typename IsOutside>
 FASTMTE_TARGET FASTMTE_INLINE void add_window(const Scalar* const (&rows)[4], int64_t at, Vector g,
                                               Bits point, IsOutside is_outside, StemSums& sums) {
   sums.total += g;
+  if constexpr (kHasPick) add_picked(rows, at, g, point, sums);
+  if (kHasPick && !kIsBorder) return;
   FASTMTE_UNROLL
   for (int q = 0; q < 8; ++q) {
     const Vector here = choose((Bits)(point == all(q)), g, Vector{});
     FASTMTE_UNROLL
     for (int tap = 0; tap < 9; ++tap) {
-      const Scalar x = rows[q / 4 + tap / 3][at + q % 4 + tap % 3];
-      sums.of_x[tap] = fma(here, broadcast(x), sums.of_x[tap]);
+      if constexpr (!kHasPick) {
+        const Scalar x = rows[q / 4 + tap / 3][at + q % 4 + tap % 3];
+        sums.of_x[tap] = fma(here, broadcast(x), sums.of_x[tap]);
+      }
       if (kIsBorder && is_outside(q, tap)) sums.outside[tap] += here;
     }
   }

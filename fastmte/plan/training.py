@@ -145,7 +145,7 @@ class _Run:
             self.dtype,
         )
         self._see(norm, self._biased(mean, stage.conv, k), variance, shared.count)
-        return out[0]
+        return out.squeeze(0)
 
     def _stage(self, stage: Stage, k: int, x: Tensor) -> Tensor:
         if isinstance(stage, ConvStage):
