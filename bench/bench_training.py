@@ -28,12 +28,13 @@ from fastmte.train.member import MemberState  # noqa: E402
 from fastmte.train.schedule import Plateau, Stopping  # noqa: E402
 
 N_LABELS, N_MEMBERS, RATE = 56, 4, 1e-4
+DTYPES = {"fp32": None, "bf16": torch.bfloat16}  # None: the parameters'
 BATCH = {"vgg": 8, "resnet18": 4, "resnet18-uibk": 4}
 PARTS = [torch.arange(k, N_LABELS, N_MEMBERS) for k in range(N_MEMBERS)]
 COUNTS = [len(part) for part in PARTS]
 
 
-def fused_step(singles, mels, truth, dtype=None):
+def fused_step(singles, mels, truth, dtype):
     """Return a function that makes one step of every member, and gives each label's loss."""
     groups = []
     for k, (single, labels) in enumerate(zip(singles, PARTS, strict=True)):
@@ -64,37 +65,44 @@ def batch_of(backbone):
     return mels, (torch.rand(len(mels), N_LABELS, generator=generator) < 0.05).float()
 
 
+@pytest.mark.parametrize("precision", list(DTYPES))
 @pytest.mark.parametrize("backbone", list(BATCH))
-def test_step(versus, backbone):
+def test_step(versus, backbone, precision):
     mels, truth = batch_of(backbone)
     models = [network(backbone, n, seed=k).train() for k, n in enumerate(COUNTS)]
     singles = [
         FusedEnsemble.from_state(backbone, [0] * n, state_of(model))
         for model, n in zip(models, COUNTS, strict=True)
     ]
+    atol = 1e-4 if precision == "fp32" else 3e-2
     versus(
-        fused_step(singles, mels, truth),
+        fused_step(singles, mels, truth, DTYPES[precision]),
         sequential_step(models, mels, truth),
-        what=f"training step, {backbone}, K = {N_MEMBERS}",
+        what=f"training step, {backbone}, K = {N_MEMBERS}, {precision}",
         size=f"{len(mels)} x 96 x 1366",
-        instead=f"the models in turn, {ALLOCATOR}",
-        same=lambda a, b: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4),
+        instead=f"the models in turn in fp32, {ALLOCATOR}",
+        same=lambda a, b: torch.testing.assert_close(a, b, rtol=1e-3, atol=atol),
         rounds=3,
         clock=process_time,
     )
 
 
+@pytest.fixture(scope="module")
+def sequential_peak():
+    return peak_of("vgg", "sequential")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("backbone", list(BATCH))
-def test_memory(benchmark, backbone):
-    sides = [benchmark.pedantic(peak_of, (backbone, "fused")), peak_of(backbone, "sequential")]
-    ratio = sides[1] / sides[0]
+@pytest.mark.parametrize("precision", list(DTYPES))
+def test_memory(benchmark, sequential_peak, precision):
+    mine = benchmark.pedantic(peak_of, ("vgg", precision))
+    ratio = sequential_peak / mine
     benchmark.extra_info |= {
-        "what": f"memory of a training step, {backbone}, K = {N_MEMBERS}",
-        "size": f"{BATCH[backbone]} x 96 x 1366",
-        "instead": f"the models in turn, {ALLOCATOR}",
-        "bytes": sides[0],
-        "instead_bytes": sides[1],
+        "what": f"memory of a training step, vgg, K = {N_MEMBERS}, {precision}",
+        "size": f"{BATCH['vgg']} x 96 x 1366",
+        "instead": f"the models in turn in fp32, {ALLOCATOR}",
+        "bytes": mine,
+        "instead_bytes": sequential_peak,
         "speedup": ratio,
         "speedup_quartiles": [ratio, ratio],
     }
@@ -111,10 +119,10 @@ def measure(backbone, side):
     torch.set_num_threads(1)
     mels, truth = batch_of(backbone)
     before = bytes_of("VmRSS")
-    if side == "fused":
+    if side in DTYPES:
         pairs = enumerate(COUNTS)
         singles = [FusedEnsemble.create(backbone, [0] * n, 0, [k]) for k, n in pairs]
-        step = fused_step(singles, mels, truth)
+        step = fused_step(singles, mels, truth, DTYPES[side])
     else:
         models = [network(backbone, n, seed=k).train() for k, n in enumerate(COUNTS)]
         step = sequential_step(models, mels, truth)

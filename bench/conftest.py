@@ -20,14 +20,23 @@ from typing import Any
 import pytest
 import torch
 
+LONG = 0.5  # seconds of a function that is called no more often than it is timed
 SHORTEST = 2e-3  # seconds a timed block lasts at least; the clock is good to about 1e-7
 
 
-def _calls_for(function: Callable[[], Any]) -> int:
-    """Return how many calls of ``function`` last about SHORTEST seconds."""
+def _calls_for(function: Callable[[], Any], first: float) -> int:
+    """Return how many calls of ``function`` last about SHORTEST seconds; the first is over."""
+    if first > LONG:  # another would tell nothing, and cost as much again
+        return 1
     start = perf_counter()
     function()
     return max(1, int(SHORTEST / max(perf_counter() - start, 1e-7)))
+
+
+def _first(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Return the result of a first call, which is also the warm-up, and its seconds."""
+    start = perf_counter()
+    return function(), perf_counter() - start
 
 
 def _timed(function: Callable[[], Any], calls: int, clock: Callable[[], float]) -> float:
@@ -59,9 +68,11 @@ def versus(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None
         rounds: int = 15,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        same(candidate(), baseline())  # the second calls below are the warm-up
         sides = [candidate, baseline] + ([limit[1]] if limit else [])
-        calls = [_calls_for(side) for side in sides]
+        results, firsts = zip(*(_first(side) for side in sides), strict=True)
+        same(*results[:2])
+        del results
+        calls = [_calls_for(side, first) for side, first in zip(sides, firsts, strict=True)]
         seconds: list[list[float]] = [[] for _ in sides]
 
         def time_the_others() -> None:
