@@ -105,7 +105,7 @@ def tag_paths(
     deadline: float = DEADLINE,
     device: str | torch.device = "cpu",
     plan: str | None = None,
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
     short: Literal["repeat", "skip"] = "repeat",
     force: bool = False,
     retry_failed: bool = False,
@@ -196,7 +196,7 @@ def predict_store(
     device: str | torch.device = "cpu",
     frames: int = FRAMES,
     plan: str | None = None,
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
 ) -> np.ndarray:
     """Return the scores of a store's songs, (N, L) float64 in [0, 1].
 

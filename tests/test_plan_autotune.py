@@ -264,14 +264,14 @@ def test_an_engine_without_bfloat16(ensemble, monkeypatch):
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    assert make_plan(ensemble, 2, FRAMES, "onnx").dtype == torch.float32
-    assert make_plan(ensemble, 2, FRAMES, "separate").dtype == torch.bfloat16
+    assert make_plan(ensemble, 2, FRAMES, "onnx", "auto").dtype == torch.float32
+    assert make_plan(ensemble, 2, FRAMES, "separate", "auto").dtype == torch.bfloat16
     with pytest.raises(InputError, match="the engine onnx does not compute in bf16"):
         make_plan(ensemble, 2, FRAMES, "onnx", "bf16")
 
 
 def test_precision_is_part_of_the_setting(ensemble, monkeypatch):
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
-    make_plan(ensemble, 2, FRAMES)
+    make_plan(ensemble, 2, FRAMES, precision="auto")
     make_plan(ensemble, 2, FRAMES, precision="fp32")
     assert sorted(found.setting.precision for found in cache.read()) == ["bf16", "fp32"]

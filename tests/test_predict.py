@@ -294,7 +294,7 @@ def test_bf16_is_another_folder_and_falls_back_where_there_is_none(
     assert tag(music, model, tmp_path / "a").n_before == 11
     assert "precision" not in read_tagged(tmp_path / "a").manifest["made_with"]
     monkeypatch.setattr(torch.cpu, amx, lambda: True)
-    tag(music, model, tmp_path / "b")
+    tag(music, model, tmp_path / "b", precision="auto")
     assert read_tagged(tmp_path / "b").manifest["made_with"]["precision"] == "bf16"
     a, b = scores_of(tmp_path / "a"), scores_of(tmp_path / "b")
     difference = max(abs(a[name] - b[name]).max() for name in a)

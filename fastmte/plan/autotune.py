@@ -28,7 +28,7 @@ def make_plan(
     batch_size: int,
     frames: int,
     plan: str | None = None,
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
 ) -> InferencePlan:
     """Return the plan that is fastest for batches of one size.
 

@@ -39,7 +39,7 @@ class Scores:
         batch_size: int,
         frames: int,
         plan: str | None = None,
-        precision: Precision = "auto",
+        precision: Precision = "fp32",
     ) -> None:
         self._ensemble, self._size = ensemble, batch_size
         _, precision = asked(ensemble, plan, precision)  # warns once, not with every plan

@@ -51,7 +51,7 @@ class TrainConfig:
     clip: float | None = None
     seed: int = 0
     plan: TrainChoice = "auto"
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "frames"):
