@@ -115,6 +115,19 @@ def label_centroids_csr(features: Tensor, crow: Tensor, col: Tensor, n_labels: i
         raise RuntimeError(f"{op}: col must increase within a song, got {got}")
 
 
+def label_sums(features: Tensor, n_labels: int, sums: Tensor, counts: Tensor) -> None:
+    """Check what the features of labels are added to."""
+    op = "label_centroids"
+    _check_tensor(op, "sums", sums, 2, [torch.float64], features)
+    _check_tensor(op, "counts", counts, 1, [torch.int64], features)
+    _check_equal(op, "sums.size(0)", len(sums), "the number of labels", n_labels)
+    _check_equal(op, "sums.size(1)", sums.size(1), "features.size(1)", features.size(1))
+    _check_equal(op, "counts.size(0)", len(counts), "the number of labels", n_labels)
+    for name, tensor in (("sums", sums), ("counts", counts)):
+        if not tensor.is_contiguous():
+            raise RuntimeError(f"{op}: {name} must be contiguous")
+
+
 def every_label_has_a_song(counts: Tensor) -> None:
     """Raise where one of the ``counts`` (L,) of songs is zero."""
     if (at := _first(counts == 0)) is not None:

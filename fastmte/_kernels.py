@@ -21,7 +21,13 @@ from fastmte._kernels_maps import (  # noqa: F401  (one module names all kernels
 )
 from fastmte._rounds import equal_points
 from fastmte._scan import deal, squared_distance, start, take
-from fastmte.reference import songs_per_chunk, unit_points
+from fastmte.reference import (
+    SONGS_PER_CHUNK,
+    SONGS_PER_GROUP,
+    centroids_of,
+    has_groups,
+    unit_points,
+)
 
 Array = NDArray[Any]
 FEW_POINTS = 128  # up to here measuring all is faster than sorting
@@ -78,27 +84,54 @@ def _crop(  # type: ignore[no-untyped-def]
 
 def label_centroids(features: Tensor, labels: Tensor) -> Tensor:
     """See :func:`fastmte.ops.label_centroids`."""
-    _checks.label_centroids(features, labels)
-    song, label = labels.nonzero(as_tuple=True)
-    return _centroids(features, song, label, labels.size(1))
+    return centroids_of(label_centroids_add, features, labels, n_labels=labels.size(-1))
 
 
 def label_centroids_csr(features: Tensor, crow: Tensor, col: Tensor, n_labels: int) -> Tensor:
     """See :func:`fastmte.ops.label_centroids`."""
     _checks.label_centroids_csr(features, crow, col, n_labels)
+    return centroids_of(label_centroids_add_csr, features, crow, col, n_labels=n_labels)
+
+
+def label_centroids_add(features: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:
+    """See :func:`fastmte.ops.label_centroids_add_`."""
+    _checks.label_centroids(features, labels)
+    _checks.label_sums(features, labels.size(1), sums, counts)
+    song, label = labels.nonzero(as_tuple=True)
+    _add_songs(features, song, label, sums, counts)
+
+
+def label_centroids_add_csr(
+    features: Tensor, crow: Tensor, col: Tensor, sums: Tensor, counts: Tensor
+) -> None:
+    """See :func:`fastmte.ops.label_centroids_add_`."""
+    _checks.label_centroids_csr(features, crow, col, len(counts))
+    _checks.label_sums(features, len(counts), sums, counts)
     song = torch.arange(len(features)).repeat_interleave(crow.diff())
-    return _centroids(features, song, col, n_labels)
+    _add_songs(features, song, col, sums, counts)
 
 
-def _centroids(features: Tensor, song: Tensor, label: Tensor, n_labels: int) -> Tensor:
+def _add_songs(features: Tensor, song: Tensor, label: Tensor, sums: Tensor, counts: Tensor) -> None:
     _checks.finite("label_centroids", "features", features)
-    counts = torch.bincount(label, minlength=n_labels)
-    _checks.every_label_has_a_song(counts)
-    total = torch.zeros((n_labels, features.size(1)), dtype=torch.float64)
-    chunk = songs_per_chunk(len(features))
-    partial = np.empty(tuple(total.shape))
-    _add_pairs(_array(features), _array(song), _array(label), chunk, partial, total.numpy())
-    return (total / counts[:, None]).to(features.dtype)
+    in_groups = has_groups(features)
+    part, count = np.empty(tuple(sums.shape)), np.empty(len(counts), np.int64)
+    group = np.empty(part.shape if in_groups else (0, 0), np.float32)
+    arrays = _array(features), _array(song), _array(label)
+    begin = 0
+    while begin < len(song):
+        end = int(torch.searchsorted(song, _chunk_end(int(song[begin]))))
+        _add_pairs(*arrays, begin, end, in_groups, part, group, count)
+        if in_groups and not np.isfinite(part).all():
+            narrow = part.copy()
+            _add_pairs(*arrays, begin, end, False, part, group, count)
+            np.copyto(part, narrow, where=np.isfinite(narrow))
+        sums += torch.from_numpy(part)
+        counts += torch.from_numpy(count)
+        begin = end
+
+
+def _chunk_end(song: int) -> int:
+    return (song // SONGS_PER_CHUNK + 1) * SONGS_PER_CHUNK
 
 
 @njit(cache=True, nogil=True)
@@ -106,19 +139,32 @@ def _add_pairs(  # type: ignore[no-untyped-def]
     features: Array,  # IN  (N, D) float32 or float64
     song: Array,  # IN  (P,) int64, ascending
     label: Array,  # IN  (P,) int64
-    chunk: int,  # IN  songs a partial sum
-    partial: Array,  # TMP (L, D) float64
-    total: Array,  # OUT (L, D) float64, zeros before
+    begin: int,  # IN  the first pair of a chunk
+    end: int,  # IN
+    in_groups: bool,  # IN
+    part: Array,  # OUT (L, D) float64
+    group: Array,  # TMP (L, D) float32; (0, 0) unless in_groups
+    count: Array,  # OUT (L,) int64
 ):
     n_features = features.shape[1]
-    pair = 0
-    for end in range(chunk, features.shape[0] + chunk, chunk):
-        partial[:] = 0.0
-        while pair < song.shape[0] and song[pair] < end:
+    part[:] = 0.0
+    group[:] = 0.0
+    count[:] = 0
+    for pair in range(begin, end):
+        row, to = song[pair], label[pair]
+        count[to] += 1
+        if not in_groups:
             for d in range(n_features):
-                partial[label[pair], d] += features[song[pair], d]
-            pair += 1
-        total += partial
+                part[to, d] += features[row, d]
+            continue
+        for d in range(n_features):
+            group[to, d] += features[row, d]
+        if count[to] % SONGS_PER_GROUP == 0:
+            for d in range(n_features):
+                part[to, d] += group[to, d]
+                group[to, d] = 0.0
+    if in_groups:
+        part += group
 
 
 def dkmeans_assign(

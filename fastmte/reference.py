@@ -6,7 +6,9 @@ kernel. Shapes: N songs, B batch, M mel bands, F frames, D features, L labels,
 K members.
 """
 
+import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,8 +20,9 @@ from fastmte.reference_maps import (  # noqa: F401  (one module names all refere
     vgg_stem,
 )
 
-MAX_CHUNKS = 64
-MIN_SONGS_PER_CHUNK = 8192
+SONGS_PER_CHUNK = 8192  # one order of additions: csrc/label_centroids.h says which
+SONGS_PER_GROUP = 16
+MOST_IN_FLOAT64 = 64
 
 
 def crop_mels(
@@ -46,43 +49,86 @@ def crop_mels(
 
 def label_centroids(features: Tensor, labels: Tensor) -> Tensor:
     """See :func:`fastmte.ops.label_centroids`."""
-    _checks.label_centroids(features, labels)
-    song, label = labels.nonzero(as_tuple=True)
-    return _centroids(features, song, label, labels.size(1))
+    return centroids_of(label_centroids_add, features, labels, n_labels=labels.size(-1))
 
 
 def label_centroids_csr(features: Tensor, crow: Tensor, col: Tensor, n_labels: int) -> Tensor:
     """See :func:`fastmte.ops.label_centroids`."""
     _checks.label_centroids_csr(features, crow, col, n_labels)
+    return centroids_of(label_centroids_add_csr, features, crow, col, n_labels=n_labels)
+
+
+def label_centroids_add(features: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:
+    """See :func:`fastmte.ops.label_centroids_add_`."""
+    _checks.label_centroids(features, labels)
+    _checks.label_sums(features, labels.size(1), sums, counts)
+    song, label = labels.nonzero(as_tuple=True)
+    _add_pairs(features, song, label, sums, counts)
+
+
+def label_centroids_add_csr(
+    features: Tensor, crow: Tensor, col: Tensor, sums: Tensor, counts: Tensor
+) -> None:
+    """See :func:`fastmte.ops.label_centroids_add_`."""
+    _checks.label_centroids_csr(features, crow, col, len(counts))
+    _checks.label_sums(features, len(counts), sums, counts)
     song = torch.arange(len(features), device=col.device).repeat_interleave(crow.diff())
-    return _centroids(features, song, col, n_labels)
+    _add_pairs(features, song, col, sums, counts)
 
 
-def songs_per_chunk(n_songs: int) -> int:
-    """Return how many songs are summed before their sum joins the total.
-
-    Sums have this one order on every tier and device, so threads can take chunks
-    and the bits stay the same.
-    """
-    return max(MIN_SONGS_PER_CHUNK, math.ceil(n_songs / MAX_CHUNKS))
-
-
-def _centroids(features: Tensor, song: Tensor, label: Tensor, n_labels: int) -> Tensor:
-    """Return the (L, D) means over the pairs ``song``, ``label``, which are in song order."""
-    _checks.finite("label_centroids", "features", features)
-    counts = torch.bincount(label, minlength=n_labels)
+def centroids_of(
+    add: Callable[..., None], features: Tensor, *labels: Tensor, n_labels: int
+) -> Tensor:
+    """Return the (L, D) means by a function that adds songs to sums and counts."""
+    n_features = features.size(1) if features.dim() == 2 else 0
+    sums = torch.zeros((n_labels, n_features), dtype=torch.float64, device=features.device)
+    counts = torch.zeros(n_labels, dtype=torch.int64, device=features.device)
+    add(features, *labels, sums, counts)
     _checks.every_label_has_a_song(counts)
+    return (sums / counts[:, None]).to(features.dtype)
 
-    chunk = songs_per_chunk(len(features))
-    n_chunks = math.ceil(len(features) / chunk)
-    partial = features.new_zeros((n_chunks * n_labels, features.size(1)), dtype=torch.float64)
-    # index_put_ adds in the order of the pairs on the CPU and by a sort on CUDA: no race.
-    where = song // chunk * n_labels + label
-    partial.index_put_((where,), features[song].double(), accumulate=True)
-    total = features.new_zeros((n_labels, features.size(1)), dtype=torch.float64)
-    for part in partial.split(n_labels) if n_labels else ():
-        total += part
-    return (total / counts[:, None]).to(features.dtype)
+
+def has_groups(features: Tensor) -> bool:
+    """Return whether sums are float32 first, SONGS_PER_GROUP songs of a label at a time."""
+    return features.dtype == torch.float32 and features.size(1) > MOST_IN_FLOAT64
+
+
+def _add_pairs(features: Tensor, song: Tensor, label: Tensor, sums: Tensor, counts: Tensor) -> None:
+    """Add the pairs of ``song`` and ``label``, which are in song order."""
+    _checks.finite("label_centroids", "features", features)
+    ends = [*range(SONGS_PER_CHUNK, len(features), SONGS_PER_CHUNK)]
+    cuts = torch.searchsorted(song, song.new_tensor(ends)).tolist()
+    for begin, end in itertools.pairwise([0, *cuts, len(song)]):
+        pairs = features, song[begin:end], label[begin:end]
+        part = _sums_by(pairs[2], features[pairs[1]].double(), len(counts))
+        if has_groups(features):
+            grouped = _grouped_sums(*pairs, len(counts))
+            part = torch.where(grouped.isfinite(), grouped, part)
+        sums += part
+    counts += torch.bincount(label, minlength=len(counts))
+
+
+def _sums_by(label: Tensor, rows: Tensor, n_labels: int) -> Tensor:
+    """Return the (L, D) float64 sums of the rows (P, D) of each label."""
+    sums = rows.new_zeros((n_labels, rows.size(1)))
+    # float64: in the order of the pairs on the CPU, and by a sort on CUDA. No race.
+    return sums.index_put_((label,), rows, accumulate=True)
+
+
+def _grouped_sums(features: Tensor, song: Tensor, label: Tensor, n_labels: int) -> Tensor:
+    """Return the sums of a chunk whose songs are added in float32 in groups of their label."""
+    order = label.argsort(stable=True)
+    song, label = song[order], label[order]
+    size = torch.bincount(label, minlength=n_labels)
+    rank = torch.arange(len(label), device=label.device) - (size.cumsum(0) - size)[label]
+    n_groups = (size + SONGS_PER_GROUP - 1) // SONGS_PER_GROUP
+    group = (n_groups.cumsum(0) - n_groups)[label] + rank // SONGS_PER_GROUP
+    groups = features.new_zeros((int(n_groups.sum()), features.size(1)))
+    for turn in range(SONGS_PER_GROUP):  # no group twice in a turn
+        at = rank % SONGS_PER_GROUP == turn
+        groups[group[at]] += features[song[at]]
+    owner = torch.arange(n_labels, device=label.device).repeat_interleave(n_groups)
+    return _sums_by(owner, groups.double(), n_labels)
 
 
 def dkmeans_assign(

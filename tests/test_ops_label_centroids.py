@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from op_cases import csr, on_threads, refuses, songs
@@ -19,7 +20,10 @@ def centroids_of(tier, form, features, labels):
     return csr_function(features, *csr(labels))
 
 
-SIZES = [(1, 1, 1), (7, 3, 5), (500, 22, 56), (64, 300, 9), (20_001, 5, 12), (4, 0, 2), (0, 3, 0)]
+SIZES = [
+    *((1, 1, 1), (7, 3, 5), (500, 22, 56), (64, 300, 9), (20_001, 5, 12), (4, 0, 2), (0, 3, 0)),
+    *((30, 2, n_labels) for n_labels in (16, 17, 31, 64, 65, 150)),
+]
 
 
 @pytest.mark.parametrize("form", ["dense", "csr"])
@@ -35,12 +39,128 @@ def test_label_centroids_are_means(tier, n_songs, n_features, n_labels, dtype, f
         assert_close(centroids[label].double().cpu().numpy(), mean, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("form", ["dense", "csr"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("n_songs", [100, 20_001, 600_000])
-def test_label_centroids_has_one_order_of_sums(tier, n_songs, dtype):
-    features, labels = songs(n_songs, 3, 4, dtype)
+@pytest.mark.parametrize(
+    "n_songs, n_features, n_labels",
+    [(100, 3, 4), (20_001, 3, 70), (300, 64, 2), (9000, 65, 3), (50, 200, 20), (400, 537, 5)],
+)
+def test_label_centroids_has_one_order_of_sums(tier, n_songs, n_features, n_labels, dtype, form):
+    features, labels = songs(n_songs, n_features, n_labels, dtype)
+    features *= 10.0 ** torch.linspace(-6, 6, n_features)  # sums that show their order
     expected = reference.label_centroids(features, labels)
+    assert torch.equal(centroids_of(tier, form, features, labels), expected)
+
+
+def summed_in_words(features, labels):
+    """The sums of the docstring, one addition after another."""
+    in_groups = features.dtype == np.float32 and features.shape[1] > 64
+    sums = np.zeros((labels.shape[1], features.shape[1]))
+    for label, total in enumerate(sums):
+        for chunk in range(0, len(features), 8192):
+            rows = features[chunk : chunk + 8192][labels[chunk : chunk + 8192, label]]
+            part = np.zeros_like(total)
+            size = 16 if in_groups else 1
+            for i in range(0, len(rows), size):
+                group = np.zeros(rows.shape[1], rows.dtype)
+                for row in rows[i : i + size]:
+                    group += row
+                part += group
+            total += part
+    return sums
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_features", [3, 70])
+def test_label_centroids_are_the_sums_in_words(tier, n_features, dtype):
+    features, labels = songs(8300, n_features, 2, dtype)
+    sums = summed_in_words(features.numpy(), labels.numpy())
+    expected = torch.from_numpy(sums / labels.sum(0)[:, None].numpy()).to(dtype)
     assert torch.equal(tier.label_centroids(features, labels), expected)
+
+
+@pytest.mark.parametrize("kind", ["normal", "positive"])
+@pytest.mark.parametrize("n_features", [22, 65])
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_label_centroids_are_as_exact_as_they_say(n_features, dtype, bound, kind):
+    features, labels = songs(30_000, n_features, 3, dtype)
+    if kind == "positive":
+        features = features.sigmoid()
+    exact = labels.T.double() @ features.double() if dtype == torch.float32 else None
+    if exact is None:
+        exact = np.longdouble(labels.T.numpy()) @ np.longdouble(features.numpy())
+        exact = torch.from_numpy(exact.astype(np.float64))
+    counts = labels.sum(0)[:, None]
+    magnitude = labels.T.double() @ features.double().abs() / counts
+    error = ops.label_centroids(features, labels) - exact / counts
+    assert (error.abs() / magnitude).max() <= bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_label_centroids_do_not_overflow_in_float32(tier, dtype):
+    features = torch.full((40, 70), 1.5 * 2.0**127, dtype=dtype)
+    features[:, 1] *= -1
+    features[20:, 2] = 1.0
+    labels = torch.ones(40, 2, dtype=torch.bool)
+    centroids = tier.label_centroids(features, labels)
+    assert torch.equal(centroids[:, 0], features[:2, 0])
+    assert torch.equal(centroids[:, 1], features[:2, 1])
+    assert_close(centroids[:, 2], features[:2, 0] / 2)
+
+
+@pytest.mark.parametrize("form", ["dense", "csr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_features", [5, 65])
+def test_songs_in_pieces_have_the_bits_of_all_at_once(tier, n_features, dtype, form, device):
+    features, labels = songs(20_000, n_features, 4, dtype, device)
+    sums = torch.zeros(4, n_features, dtype=torch.float64, device=device)
+    counts = torch.zeros(4, dtype=torch.int64, device=device)
+    for begin, end in ((0, 8192), (8192, 8192), (8192, 20_000)):
+        piece = features[begin:end], labels[begin:end]
+        if form == "dense":
+            add = getattr(tier, "label_centroids_add", None) or tier.label_centroids.add
+            add(*piece, sums, counts)
+        else:
+            add = getattr(tier, "label_centroids_add_csr", None) or tier.label_centroids.add_csr
+            add(piece[0], *csr(piece[1])[:2], sums, counts)
+    assert torch.equal(counts, labels.sum(0))
+    expected = tier.label_centroids(features, labels)
+    assert torch.equal((sums / counts[:, None]).to(dtype), expected)
+
+
+def test_songs_that_are_refused_are_not_added(tier):
+    features, labels = songs(9000, 3, 2)
+    features[8500, 1] = NAN
+    sums, counts = torch.ones(2, 3, dtype=torch.float64), torch.ones(2, dtype=torch.int64)
+    add = getattr(tier, "label_centroids_add", None) or tier.label_centroids.add
+    with refuses("label_centroids: features must be finite, got nan at [8500, 1]"):
+        add(features, labels, sums, counts)
+    assert bool((sums == 1).all()) and bool((counts == 1).all())
+
+
+SUMS_ERRORS = {
+    "dtype": (torch.zeros(2, 3), None, "sums must be Double, got Float"),
+    "counts": (None, torch.zeros(2), "counts must be Long, got Float"),
+    "labels": (torch.zeros(1, 3).double(), None,
+               "sums.size(0) and the number of labels must be equal, got 1 and 2"),
+    "features": (torch.zeros(2, 4).double(), None,
+                 "sums.size(1) and features.size(1) must be equal, got 4 and 3"),
+    "sizes": (None, torch.zeros(3).long(),
+              "counts.size(0) and the number of labels must be equal, got 3 and 2"),
+    "strided": (torch.zeros(3, 2).double().T, None, "sums must be contiguous"),
+    "strided counts": (None, torch.zeros(4).long()[::2], "counts must be contiguous"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUMS_ERRORS)
+def test_label_centroids_refuses_sums(tier, name, device):
+    sums, counts, text = SUMS_ERRORS[name]
+    sums = torch.zeros(2, 3, dtype=torch.float64) if sums is None else sums
+    counts = torch.zeros(2, dtype=torch.int64) if counts is None else counts
+    features, labels = songs(5, 3, 2, device=device)
+    add = getattr(tier, "label_centroids_add", None) or tier.label_centroids.add
+    with refuses(f"label_centroids: {text}"):
+        add(features, labels, sums.to(device), counts.to(device))
 
 
 def test_label_centroids_by_hand(tier, device):
@@ -54,11 +174,6 @@ def test_label_centroids_sums_in_float64(tier):
     features = torch.tensor([[1e8], [1.0], [-1e8]])  # 1e8 + 1 is 1e8 in float32
     centroids = tier.label_centroids(features, torch.ones(3, 1, dtype=torch.bool))
     assert_close(centroids, torch.tensor([[1 / 3]]))
-
-
-@pytest.mark.parametrize("n_songs, n_chunks", [(8192, 1), (8193, 2), (64 * 8192 + 1, 64)])
-def test_songs_are_summed_in_at_most_64_chunks(n_songs, n_chunks):
-    assert math.ceil(n_songs / reference.songs_per_chunk(n_songs)) == n_chunks
 
 
 @pytest.mark.parametrize("form", ["dense", "csr"])
@@ -78,6 +193,12 @@ def test_label_centroids_takes_sparse_tensors(index_dtype, device):
     sparse = torch.sparse_csr_tensor(*tables, tuple(labels.shape), check_invariants=True)
     expected = ops.label_centroids(features, labels)
     assert torch.equal(ops.label_centroids(features, sparse), expected)
+    sums = torch.zeros(6, 4, dtype=torch.float64, device=device)
+    counts = torch.zeros(6, dtype=torch.int64, device=device)
+    ops.label_centroids_add_(features, sparse, sums, counts)
+    ops.label_centroids_add_(features, labels, sums, counts)
+    assert torch.equal(counts, 2 * labels.sum(0))
+    assert_close((sums / counts[:, None]).float(), expected)
     sparse.values()[3] = 0.0
     with refuses("label_centroids: labels must store no zero, got one in its values"):
         ops.label_centroids(features, sparse)
@@ -173,3 +294,7 @@ def test_label_centroids_opcheck(n_songs, n_features, n_labels, device):
     op = torch.ops.fastmte.label_centroids
     torch.library.opcheck(op.default, (features, labels))
     torch.library.opcheck(op.csr, (features, *csr(labels)))
+    sums = torch.zeros(n_labels, n_features, dtype=torch.float64, device=device)
+    counts = torch.zeros(n_labels, dtype=torch.int64, device=device)
+    torch.library.opcheck(op.add, (features, labels, sums, counts))
+    torch.library.opcheck(op.add_csr, (features, *csr(labels)[:2], sums, counts))
