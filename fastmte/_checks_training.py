@@ -86,6 +86,12 @@ def bn_act_pool_backward(
     _activation(op, activation)
 
 
+def channel_moments(x: Tensor) -> None:
+    """Check everything."""
+    tensor("channel_moments", "x", x, 4, _MAPS, x)
+    _filled("channel_moments", x)
+
+
 def patch_products(x: Tensor) -> None:
     """Check everything."""
     _stem_maps("patch_products", x)
@@ -193,11 +199,15 @@ def _norm(op: str, x: Tensor, weight: Tensor, bias: Tensor) -> None:
         tensor(op, name, value, 1, [dtype], x)
     equal(op, "norm_weight.size(0)", len(weight), "x.size(3)", x.size(3))
     equal(op, "norm_bias.size(0)", len(bias), "x.size(3)", x.size(3))
-    for dim in range(4):
-        at_least(op, f"x.size({dim})", x.size(dim), 1)
+    _filled(op, x)
     n_values = x.size(0) * x.size(1) * x.size(2)
     if n_values < 2:
         raise RuntimeError(f"{op}: x must have 2 values a channel or more, got {n_values}")
+
+
+def _filled(op: str, x: Tensor) -> None:
+    for dim in range(4):
+        at_least(op, f"x.size({dim})", x.size(dim), 1)
 
 
 def _statistics(op: str, mean: Tensor, variance: Tensor, maps: Tensor) -> None:

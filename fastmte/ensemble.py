@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastmte.exchange import Exchange
 from fastmte.models import create_backbone
-from fastmte.models.layers import Dropout, stream
+from fastmte.models.layers import BatchNorm2d, Dropout, stream
 
 _INIT = 0x1217  # purpose of a random stream: a member's first weights
 
@@ -136,6 +137,16 @@ class FusedEnsemble(nn.Module):
         """
         for layer in self._dropouts():
             layer.set_key(seed, step, first)
+
+    def set_exchange(self, exchange: Exchange | None) -> None:
+        """Normalise batches in training by the statistics of all processes' songs.
+
+        Args:
+            exchange: the processes that share the batches; None: each its own songs.
+        """
+        for module in self.modules():
+            if isinstance(module, BatchNorm2d):
+                module.exchange = exchange
 
     def _dropouts(self) -> Iterator[Dropout]:
         return (module for module in self.modules() if isinstance(module, Dropout))

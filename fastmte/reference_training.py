@@ -108,6 +108,12 @@ def bn_act_pool_backward(
     return _norm_gradients(before, x, sums, norm_weight, mean, variance, eps)
 
 
+def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`fastmte.training_ops.channel_moments`."""
+    _checks.channel_moments(x)
+    return _statistics(x)
+
+
 def patch_products(x: Tensor) -> Tensor:
     """Return the sums (9, 9) float64, over all points of x, of products of values around a point.
 

@@ -108,6 +108,13 @@ define(
     has_cuda=False,
 )
 define(
+    "channel_moments(Tensor x) -> (Tensor, Tensor)",
+    reference.channel_moments,
+    _fake_statistics,
+    has_numba=False,
+    has_cuda=False,
+)
+define(
     "member_adam_(Tensor(a!) parameter, Tensor gradient, Tensor(b!) exp_avg, "
     "Tensor(c!) exp_avg_sq, Tensor sizes, float beta1, float beta2, float correction, float eps) "
     "-> ()",
@@ -245,6 +252,21 @@ def bn_act_pool(
         x, norm_weight, norm_bias, eps, kernel, activation, stride, padding
     )
     return out, mean, variance
+
+
+def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance, (C,) float64, of the channels of x, which has no gradient.
+
+    Args:
+        x: (B, H, W, C) float32, bfloat16 or float64; copied unless contiguous.
+
+    Raises:
+        RuntimeError: the shape or dtype is wrong, or a size is 0.
+
+    Reference:
+        torch.var_mean with a correction of 0.
+    """
+    return torch.ops.fastmte.channel_moments(x)
 
 
 def member_adam_(

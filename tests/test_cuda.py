@@ -21,6 +21,7 @@ TRAINING = {  # on a GPU the ensemble trains as a module
     "bn_act_pool_backward",
     "bn_add_relu",
     "bn_add_relu_backward",
+    "channel_moments",
     "member_adam_",
     "patch_products",
     "vgg_stem_argmax",

@@ -14,7 +14,7 @@ import fastmte
 # A room is a module or package right below fastmte. Rooms of one layer do not know each other.
 LAYERS = [
     {"errors"},
-    {"extras", "files"},
+    {"extras", "files", "exchange"},
     {"_checks"},
     {"reference_maps", "_kernels_maps"},
     {"_checks_training"},
@@ -25,6 +25,7 @@ LAYERS = [
     {"_library"},
     {"training_stem"},
     {"ops", "training_ops"},
+    {"synchronised"},
     {"audio", "mel", "crop", "features", "labels", "metrics", "models", "partition"},
     {"data", "ensemble", "checkpoint"},
     {"plan"},

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastmte import synchronised
+from fastmte.exchange import Exchange
+
 
 def stream(seed: int, *index: int) -> int:
     """Return a 63-bit seed for the random stream ``index`` (each at least 0) of a run's seed."""
@@ -71,18 +74,48 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     Channels never mix, so only the count of batches differs from torch's: one a
     member, (K,) int64. Members that stopped at different epochs keep their own.
+
+    Attributes:
+        exchange: the processes whose songs are normalised together in training; None for
+            this process's alone.
     """
 
     running_mean: Tensor  # (K * C,)
     running_var: Tensor  # (K * C,)
     num_batches_tracked: Tensor  # (K,)
     momentum: float
+    exchange: Exchange | None
 
     def __init__(
         self, members: int, channels: int, eps: float = 1e-5, momentum: float = 0.1
     ) -> None:
         super().__init__(members * channels, eps, momentum)
+        self.exchange = None
         self.register_buffer("num_batches_tracked", torch.zeros(members, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, K * C, H, W) normalised."""
+        if self.exchange is None or not self.training:
+            return super().forward(x)
+        count = self.exchange.count(x[:, 0].numel())
+        norm = self.weight, self.bias, self.eps
+        x, weight, bias, mean, variance = synchronised.own_norm(x, *norm, self.exchange, dim=1)
+        self.track(mean, variance, count)
+        return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Let the running statistics see a batch, as torch's module does.
+
+        Args:
+            mean: (K * C,).
+            variance: (K * C,), biased; what is kept is the unbiased.
+            count: values a channel, at least 2.
+        """
+        seen = mean, variance * (count / (count - 1))
+        for running, batch in zip((self.running_mean, self.running_var), seen, strict=True):
+            running.mul_(1 - self.momentum).add_(batch.to(running.dtype), alpha=self.momentum)
+        self.num_batches_tracked.add_(1)
 
 
 class SharedInputNorm(BatchNorm2d):
@@ -113,6 +146,10 @@ class SharedInputNorm(BatchNorm2d):
         return (x - self.ORIGIN) / self.SPREAD, scale * self.SPREAD, shift
 
     def _with_batch_statistics(self, x: Tensor) -> Tensor:
+        if self.exchange is not None:
+            mean, variance, count = synchronised.input_moments(x[:, 0], self.exchange)
+            self.track(mean, variance, count)
+            return (x - mean.to(x.dtype)) * torch.rsqrt(variance + self.eps).to(x.dtype)
         mean, variance = self.running_mean.new_zeros(1), self.running_var.new_zeros(1)
         # With momentum 1 the running statistics are this batch's.
         x = F.batch_norm(x, mean, variance, training=True, momentum=1.0, eps=self.eps)

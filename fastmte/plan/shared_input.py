@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastmte import training_ops as ops
 from fastmte.models.stages import ConvStage, Pool
+from fastmte.synchronised import input_moments
 
 _VGG_STEM = ((3, 3), (1, 1), "elu", Pool((2, 4)))  # what ``ops.vgg_stem_train`` computes
 
@@ -17,7 +18,7 @@ class SharedInput:
     """A batch as a first stage reads it, made once for all members.
 
     Attributes:
-        count: values of the mels, B * 96 * F.
+        count: values of the mels, B * 96 * F, with those of other processes.
         mean: (1,) float64, of the mels; None without a normalisation of the input.
         variance: (1,) float64, biased; likewise.
         x: (B, 96, F) the mels as a VGG's stem reads them; None for others.
@@ -37,14 +38,18 @@ class SharedInput:
 
 def shared_input(stage: ConvStage, mels: Tensor, dtype: torch.dtype) -> SharedInput:
     """Return what members share of mels (B, 96, F), patches of ``dtype``."""
+    exchange = stage.norm.exchange
     count, mean, variance = mels.numel(), None, None
     x = mels
     if stage.input_norm is not None:
-        mean, variance = _moments(mels)
+        mean, variance, count = input_moments(mels, exchange)
         scale = torch.rsqrt(variance + stage.input_norm.eps)
         x = (mels - mean.to(mels.dtype)) * scale.to(mels.dtype)
     if is_vgg_stem(stage):
-        return SharedInput(count, mean, variance, x, ops.patch_moments(x), None)
+        moments = ops.patch_moments(x)
+        if exchange is not None:
+            moments = exchange.moments(*moments)
+        return SharedInput(count, mean, variance, x, moments, None)
     # As ``layers.normalised_conv``: a channel of ones takes what is added to the mels.
     channels = [x] if stage.input_norm is None else [x, torch.ones_like(x)]
     patches = _patches(torch.stack(channels, 1).to(dtype), stage)
@@ -64,13 +69,3 @@ def _patches(x: Tensor, stage: ConvStage) -> Tensor:
     padded = F.pad(x, (left, left, top, top))
     patches = padded.unfold(2, height, down).unfold(3, width, right)  # (B, I, H, W, h, w)
     return patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance (1,) float64 of all of x (B, M, F).
-
-    Sums go row by row: then the number of threads does not change their order.
-    """
-    values = x.double()
-    mean = values.sum(2).sum(1).sum(0, keepdim=True) / values.numel()
-    return mean, (values - mean).square_().sum(2).sum(1).sum(0, keepdim=True) / values.numel()

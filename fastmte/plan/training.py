@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastmte import synchronised
 from fastmte import training_ops as ops
 from fastmte._library import has_kernel
 from fastmte.ensemble import FusedEnsemble
@@ -174,29 +175,37 @@ class _Run:
         if math.prod(pool.kernel) > _MOST_POINTS:
             y = self._normalised(stage, k, y, None, stage.activation)
             return pool(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
-        norm = stage.norm
-        out, mean, variance = ops.bn_act_pool(
+        y, weight, bias, moments = self._norm(stage.norm, k, y)
+        out, *own = ops.bn_act_pool(
             y,
-            self._own(norm.weight, k),
-            self._own(norm.bias, k),
-            norm.eps,
+            weight,
+            bias,
+            stage.norm.eps,
             pool.kernel,
             stage.activation,
             pool.stride,
             pool.padding,
         )
-        self._see(norm, self._biased(mean, stage.conv, k), variance, y[..., 0].numel())
+        self._see_map(stage, k, y, moments or own)
         return out
 
     def _normalised(
         self, stage: ConvStage, k: int, y: Tensor, shortcut: Tensor | None, activation: Activation
     ) -> Tensor:
-        norm = stage.norm
-        out, mean, variance = ops.bn_add_relu(
-            y, shortcut, self._own(norm.weight, k), self._own(norm.bias, k), norm.eps, activation
-        )
-        self._see(norm, self._biased(mean, stage.conv, k), variance, y[..., 0].numel())
+        y, weight, bias, moments = self._norm(stage.norm, k, y)
+        out, *own = ops.bn_add_relu(y, shortcut, weight, bias, stage.norm.eps, activation)
+        self._see_map(stage, k, y, moments or own)
         return out
+
+    def _norm(
+        self, norm: BatchNorm2d, k: int, y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Return y, weight and bias for an operator, and the moments if others have songs too."""
+        own = self._own(norm.weight, k), self._own(norm.bias, k)
+        if norm.exchange is None:
+            return y, *own, []
+        y, weight, bias, *moments = synchronised.own_norm(y, *own, norm.eps, norm.exchange, dim=3)
+        return y, weight, bias, moments
 
     def _own(self, value: Tensor, k: int) -> Tensor:
         """Return a member's rows; all are cut at once, so that their gradients are joined once."""
@@ -212,16 +221,26 @@ class _Run:
 
     def _see(self, norm: BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
         _check_count(count)
-        # The modules keep the unbiased variance.
-        self._seen.setdefault(norm, []).append(_Seen(mean, variance * (count / (count - 1))))
+        self._seen.setdefault(norm, []).append(_Seen(mean, variance, count))
+
+    def _see_map(self, stage: ConvStage, k: int, y: Tensor, moments: list[Tensor]) -> None:
+        count, exchange = y[..., 0].numel(), stage.norm.exchange
+        mean, variance = moments
+        self._see(
+            stage.norm,
+            self._biased(mean, stage.conv, k),
+            variance,
+            count if exchange is None else exchange.count(count),
+        )
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Statistics of one member's channels over a batch: (C,) mean, (C,) unbiased variance."""
+    """Statistics of one member's channels over a batch: (C,) mean, biased variance, values each."""
 
     mean: Tensor
     variance: Tensor
+    count: int
 
 
 def _check_count(count: int) -> None:
@@ -229,10 +248,6 @@ def _check_count(count: int) -> None:
         raise ValueError(f"batch normalisation needs more than 1 value a channel, got {count}")
 
 
-@torch.no_grad()
 def _track(norm: BatchNorm2d, seen: list[_Seen]) -> None:
     mean = torch.cat([member.mean for member in seen])
-    variance = torch.cat([member.variance for member in seen])
-    for running, batch in ((norm.running_mean, mean), (norm.running_var, variance)):
-        running.mul_(1 - norm.momentum).add_(batch.to(running.dtype), alpha=norm.momentum)
-    norm.num_batches_tracked.add_(1)
+    norm.track(mean, torch.cat([member.variance for member in seen]), seen[0].count)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmte.ensemble import FusedEnsemble
+from fastmte.exchange import Exchange
 from fastmte.plan.shared_input import SharedInput
 from fastmte.plan.training import TrainChoice, TrainPlan
 from fastmte.train.adam import MemberAdam
@@ -23,6 +24,7 @@ class Group:
         clip: largest norm of a member's gradient; None for any.
         choice: how they are run in training, as ``TrainPlan``.
         dtype: of the activations, likewise.
+        exchange: the processes that share the batches; None for this one alone.
     """
 
     def __init__(
@@ -32,7 +34,10 @@ class Group:
         clip: float | None = None,
         choice: TrainChoice = "auto",
         dtype: torch.dtype | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
+        ensemble.set_exchange(exchange)
+        self.exchange = exchange
         self.plan = TrainPlan(ensemble, dtype, choice)
         device = ensemble.head.weight.device
         if device.type == "cpu" and (self.plan.is_fused or ensemble.backbone.channels_last):
@@ -52,19 +57,27 @@ class Group:
     ) -> Tensor:
         """Make one step of every member; return each label's mean loss over the batch, (L',).
 
+        Where processes share the batch, it is the part of that mean which this one's songs make.
+
         Args:
-            mels: (B, 96, F), on the ensemble's device and of its dtype.
+            mels: (B, 96, F) of this process, on the ensemble's device and of its dtype.
             truth: (B, L) of all labels, likewise.
             seed: of the dropout.
             step: number of the step.
             shared: what any group's ``plan.shared(mels)`` gave.
         """
-        self.ensemble.set_dropout_key(seed, step)
+        exchange = self.exchange
+        self.ensemble.set_dropout_key(seed, step, 0 if exchange is None else exchange.first)
         losses = self._losses(self.plan(mels, shared), truth)
+        if exchange is not None:
+            losses = losses * exchange.portion
         (losses * self._weights).sum().backward()
+        named = self.ensemble.named_parameters()
+        gradients = {name: p.grad for name, p in named if p.grad is not None}
+        if exchange is not None:
+            exchange.add_gradients(list(gradients.values()))
+            losses = losses if exchange.has_songs else torch.zeros_like(losses)
         if self.clip is not None:
-            named = self.ensemble.named_parameters()
-            gradients = {name: p.grad for name, p in named if p.grad is not None}
             clip_members_(gradients, self.rows, self.clip, len(self.members))
         self.optimiser.step()
         # Of members that take turns, only the one whose turn it is holds gradients.
@@ -98,8 +111,8 @@ class Group:
             return self
         moments = self.optimiser.moments()
         chosen = [self.members.index(member) for member in stay]
-        plan = self.plan
-        group = Group(self.ensemble.select(chosen), stay, self.clip, plan.choice, plan.dtype)
+        how = self.clip, self.plan.choice, self.plan.dtype, self.exchange
+        group = Group(self.ensemble.select(chosen), stay, *how)
         kept = torch.tensor(chosen, device=self._device)
         # Rows keep their order in ``select``: of the members, and in the head of the labels.
         group.optimiser.load_moments(

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastmte.data.batches import LabelledMels, batch_order, random_starts
 from fastmte.ensemble import FusedEnsemble, fuse
 from fastmte.errors import InputError
+from fastmte.exchange import Exchange
 from fastmte.plan import memory, precision
 from fastmte.train import state
 from fastmte.train.checks import check_data, check_stopping
@@ -41,6 +42,7 @@ def fit(
     on_step: OnStep | None = None,
     is_fused: bool | None = None,
     on_smaller: OnSmaller | None = None,
+    exchange: Exchange | None = None,
 ) -> FusedEnsemble:
     """Train the members side by side and return them with the weights each is to keep.
 
@@ -50,6 +52,11 @@ def fit(
 
     A batch that does not fit into memory costs an epoch at most: what the epoch has done is
     undone, and from it on batches are of half the size, as its record says.
+
+    Several processes that all call this with the same arguments can share the batches: order,
+    crops, dropout and batch statistics are those of one process with the whole batches. Only
+    the order of sums differs, by which weights are the same bits for one number of processes,
+    and close to those for another. The first process alone writes.
 
     Args:
         ensemble: with its first weights, on the device to train on; it is used up.
@@ -68,15 +75,17 @@ def fit(
             whichever suits the device; what members become does not depend on it.
         on_smaller: is told (epoch, songs a batch) when batches become smaller; by default
             that is a warning.
+        exchange: the processes that share the training; None for this one alone.
 
     Raises:
         InputError: no songs, labels of another number than the ensemble's, crops the
             backbone cannot take, a member whose stopping has no label to look at,
             a loss that is not finite, a state of other settings or data, or too little
             memory for two songs.
+        LostError: another process has ended.
         OSError: the folder cannot be written.
     """
-    trainer = _Trainer(ensemble, train_data, validation_data, config, is_fused)
+    trainer = _Trainer(ensemble, train_data, validation_data, config, is_fused, exchange)
     folder = None if folder is None else Path(folder)
     if folder is not None:
         trainer.open(folder, resume)
@@ -89,7 +98,7 @@ def fit(
             trainer.undo_epoch(folder)
             (on_smaller or _warn)(trainer.epoch + 1, trainer.batch_size)
             continue
-        if folder is not None:
+        if folder is not None and trainer.is_first:
             with open(folder / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         trainer.save(folder)
@@ -116,7 +125,9 @@ class _Trainer:
         validation_data: LabelledMels,
         config: TrainConfig,
         is_fused: bool | None,
+        exchange: Exchange | None,
     ) -> None:
+        self.exchange, self.is_first = exchange, exchange is None or exchange.rank == 0
         check_data(ensemble, train_data, validation_data, config)
         self.config, self.train_data, self.validation_data = config, train_data, validation_data
         self.backbone = ensemble.backbone_name
@@ -158,6 +169,7 @@ class _Trainer:
                 self.config.clip,
                 self.config.plan,
                 torch.bfloat16 if self.precision == "bf16" else None,
+                self.exchange,
             )
             for members in together
             if members
@@ -208,6 +220,12 @@ class _Trainer:
         self.groups = []
         memory.free(self.device)
         batch_size = self.batch_size // 2
+        if self.exchange is not None:
+            raise InputError(
+                f"process {self.exchange.rank}: not enough memory on {self.device} for its part "
+                f"of batches of {self.batch_size} songs; take smaller batches (--batch-size) or "
+                "more processes"
+            )
         if batch_size < 2:
             raise InputError(
                 f"not enough memory on {self.device} for batches of {self.batch_size} songs, the "
@@ -224,6 +242,7 @@ class _Trainer:
     def _train(self, on_step: OnStep | None) -> np.ndarray:
         """Take every training song once; return the mean loss of each label, NaN if retired."""
         config, data = self.config, self.train_data
+        exchange = self.exchange
         batches = batch_order(len(data), self.batch_size, config.seed, self.epoch)
         starts = None
         if config.crop == "random":
@@ -234,7 +253,8 @@ class _Trainer:
             losses[group.labels] = 0.0
         plan = self.groups[0].plan
         for count, rows in enumerate(batches, start=1):
-            batch = self._batch(data, rows, None if starts is None else starts[rows])
+            own = rows if exchange is None else exchange.take(rows)
+            batch = self._batch(data, own, None if starts is None else starts[own])
             shared = plan.shared(batch[0]) if plan.is_fused else None
             for group in self.groups:
                 per_label = group.step(*batch, config.seed, self.step, shared)
@@ -242,24 +262,31 @@ class _Trainer:
             self.step += 1
             if on_step is not None:
                 on_step(self.epoch, count, len(batches))
-        return losses
+        return losses if exchange is None else exchange.total(torch.from_numpy(losses)).numpy()
 
     @torch.no_grad()
     def _validate(self) -> tuple[np.ndarray, np.ndarray]:
         """Return each label's validation loss (L,) and the logits (N, L); NaN if retired."""
-        data = self.validation_data
-        losses = np.full(len(self.member_of_label), np.nan)
+        data, exchange = self.validation_data, self.exchange
+        batches = torch.arange(len(data)).split(self.batch_size)
+        losses = np.full((len(batches), len(self.member_of_label)), np.nan)
         scores = np.full((len(data), len(self.member_of_label)), np.nan)
         for group in self.groups:
             group.ensemble.eval()
-            losses[group.labels] = 0.0
-        for rows in torch.arange(len(data)).split(self.batch_size):
+            losses[:, group.labels] = scores[:, group.labels] = 0.0
+        rank, size = (0, 1) if exchange is None else (exchange.rank, exchange.size)
+        # Whole batches are dealt out, each song once: what a batch gives depends on its size.
+        for number in range(rank, len(batches), size):
+            rows = batches[number]
             batch = self._batch(data, rows, None)
             for group in self.groups:
                 per_label, logits = group.validate(*batch)
-                losses[group.labels] += per_label.numpy() * len(rows) / len(data)
+                losses[number, group.labels] = per_label.numpy() * len(rows) / len(data)
                 scores[np.ix_(rows.numpy(), group.labels)] = logits.numpy()
-        return losses, scores
+        if exchange is not None:
+            losses = exchange.total(torch.from_numpy(losses)).numpy()
+            scores = exchange.total(torch.from_numpy(scores)).numpy()
+        return losses.sum(0), scores
 
     def _batch(
         self, data: LabelledMels, rows: Tensor, starts: Tensor | None
@@ -311,7 +338,17 @@ class _Trainer:
         }
 
     def open(self, folder: Path, resume: bool) -> None:
-        """Begin in a folder, or go on from the state that is there."""
+        """Begin in a folder, or go on from the state that is there.
+
+        Where processes share the training, the first does, and the others take over its state.
+        """
+        if not self.is_first:
+            assert self.exchange is not None
+            self.exchange.wait()
+            saved = state.load_state(folder, str(self.device))
+            assert saved is not None  # the first process has just seen to it
+            self._restore(*saved)
+            return
         folder.mkdir(parents=True, exist_ok=True)
         state.sweep(folder)
         if resume and (folder / state.SETTINGS).is_file():
@@ -324,9 +361,13 @@ class _Trainer:
             state.save_settings(folder, self.settings())
             self.save(folder)
         keep_records(folder / METRICS, self.epoch)
+        if self.exchange is not None:
+            self.exchange.wait()
 
     def save(self, folder: Path | None) -> None:
         """Write, or without a folder remember, everything that the next epoch depends on."""
+        if folder is not None and not self.is_first:
+            return
         tensors: dict[str, Tensor] = {}
         for group in self.groups:
             tensors |= group.tensors()
