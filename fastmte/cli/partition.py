@@ -25,7 +25,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--features",
     type=_FILE,
     help="Descriptors of --data's songs  [default: its AcousticBrainz files], or a .npy with "
-    "a row for each song of --labels.",
+    "a row for each song of --labels, which may be larger than memory.",
 )
 @as_json
 @click.option("-k", "n_members", type=MemberCount(), help="Members; auto: elbow  [default: 4]")

@@ -16,6 +16,7 @@ from fastmte.features import ACOUSTICBRAINZ_KEYS
 from fastmte.labels import MOOD_THEME_TAGS
 from fastmte.partition import label_space, pair_counts
 from fastmte.partition.centroids import standardised
+from fastmte.partition.sums import is_indicator
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,8 @@ def _of_tags(path: Path) -> NamedPoints:
 def space_of_arrays(features: str | Path, labels: str | Path) -> LabelSpace:
     """Return the label space of songs in two files, one row a song in both.
 
+    The arrays stay where they are, so that they may be larger than memory.
+
     Args:
         features: a .npy (N, D) of numbers, taken as they are.
         labels: which song has which of the task's 56 tags: a .npy (N, 56) of 0 and 1, or a
@@ -97,17 +100,16 @@ def space_of_arrays(features: str | Path, labels: str | Path) -> LabelSpace:
             song.
         OSError: a file cannot be read.
     """
-    rows, truth = read_array(features), read_truth(labels)
+    rows, truth = read_array(features, is_mapped=True), read_truth(labels, is_mapped=True)
     if rows.ndim != 2 or rows.dtype.kind not in "fiu" or not rows.shape[1]:
         raise InputError(
             f"{features}: must have a row of numbers a song, got {rows.dtype} {rows.shape}"
         )
-    if truth.shape != (len(rows), len(MOOD_THEME_TAGS)) or not np.isin(truth, (0, 1)).all():
+    if truth.shape != (len(rows), len(MOOD_THEME_TAGS)) or not is_indicator(truth):
         raise InputError(
             f"{labels}: must be 0 or 1 for each of the {len(rows)} songs of {features} and the "
             f"task's {len(MOOD_THEME_TAGS)} tags, got {truth.dtype} {truth.shape}"
         )
-    truth = truth.astype(bool)
     return LabelSpace(
         MOOD_THEME_TAGS,
         label_space(rows, truth, MOOD_THEME_TAGS, standardise=False),

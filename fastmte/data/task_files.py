@@ -23,8 +23,12 @@ def check_regular(path: str | Path) -> None:
         raise InputError(f"{path}: not a regular file")
 
 
-def load_numpy(path: str | Path) -> Any:
+def load_numpy(path: str | Path, is_mapped: bool = False) -> Any:
     """Return what ``np.load`` gives for a .npy or .npz file; pickled objects are never read.
+
+    Args:
+        path: the file.
+        is_mapped: leave a .npy where it is, as an array that cannot be written to.
 
     Raises:
         InputError: the file is neither, is cut off, or needs more memory than there is.
@@ -35,32 +39,39 @@ def load_numpy(path: str | Path) -> Any:
         if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
             raise InputError(f"{path}: not a NumPy array file")
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r" if is_mapped else None, allow_pickle=False)
     except MemoryError as error:
         raise InputError(f"{path}: its header asks for more memory than there is") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: no plain .npy array ({error})") from error
 
 
-def read_array(path: str | Path) -> np.ndarray:
+def read_array(path: str | Path, is_mapped: bool = False) -> np.ndarray:
     """Return the array in a .npy file of numbers or truth values.
+
+    Args:
+        path: the file.
+        is_mapped: as ``load_numpy``.
 
     Raises:
         InputError: as ``load_numpy``, or the file is an archive.
         OSError: the file cannot be read.
     """
-    array = load_numpy(path)
+    array = load_numpy(path, is_mapped)
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: must be one array (.npy), got an archive of several")
     return array
 
 
-def read_truth(path: str | Path, tags: Sequence[str] | None = None) -> np.ndarray:
+def read_truth(
+    path: str | Path, tags: Sequence[str] | None = None, is_mapped: bool = False
+) -> np.ndarray:
     """Return which song has which tag, (N, L) bool: of a .npy, or of a split's .tsv.
 
     Args:
         path: the file; every name that does not end in ``.tsv`` is taken for a .npy.
         tags: the columns wanted of a .tsv, the task's 56 by default.
+        is_mapped: as ``load_numpy``.
 
     Raises:
         InputError: as ``read_array`` and ``read_split``.
@@ -68,7 +79,7 @@ def read_truth(path: str | Path, tags: Sequence[str] | None = None) -> np.ndarra
     """
     if Path(path).suffix.lower() == ".tsv":
         return read_split(path, MOOD_THEME_TAGS if tags is None else tags).labels
-    return read_array(path)
+    return read_array(path, is_mapped)
 
 
 def read_thresholds(path: str | Path, tags: Sequence[str]) -> np.ndarray:

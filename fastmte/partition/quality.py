@@ -113,12 +113,11 @@ def pair_counts(labels: np.ndarray) -> np.ndarray:
     """Return how many songs have both of two labels, (L, L) int64; the diagonal is 0.
 
     Args:
-        labels: (N, L) bool, which song has which label.
+        labels: (N, L) bool or 0/1, which song has which label; read a piece at a time.
     """
-    labels = np.asarray(labels, bool)
     counts = np.zeros((labels.shape[1], labels.shape[1]), np.int64)
     for start in range(0, len(labels), 1 << 16):  # float32 counts exactly up to 2 ** 24
-        block = labels[start : start + (1 << 16)].astype(np.float32)
+        block = labels[start : start + (1 << 16)].astype(bool).astype(np.float32)
         counts += (block.T @ block).astype(np.int64)
     np.fill_diagonal(counts, 0)
     return counts
