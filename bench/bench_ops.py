@@ -1,6 +1,4 @@
-"""The operators crop_mels and label_centroids; dkmeans_assign is in bench_partition.py."""
-
-from pathlib import Path
+"""The operator label_centroids; the others are in files of their own."""
 
 import numpy as np
 import pandas as pd
@@ -10,39 +8,6 @@ from scipy.sparse import csr_matrix
 
 from bench import paper
 from fastmte import ops
-
-
-@pytest.fixture(scope="module")
-def songs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Write 32 whole mels of about three minutes as float32 .npy files."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("mels")
-    paths = []
-    for i in range(32):
-        # Values float16 can hold, so that the store gives the very same crops.
-        mel = rng.normal(-25, 15, (96, 8000 + 37 * i)).astype(np.float16).astype(np.float32)
-        np.save(folder / f"{i}.npy", mel)
-        paths.append(folder / f"{i}.npy")
-    return paths
-
-
-def test_crop_mels(versus, songs):
-    frames = 1366
-    crops = paper.load_crops(songs, frames)
-    store = crops.to(torch.float16).reshape(-1)
-    n = len(songs)
-    lengths = torch.full((n,), frames)
-    offsets = torch.arange(n) * (96 * frames)
-    index = torch.arange(n)
-    target = torch.empty_like(crops)
-    versus(
-        lambda: ops.crop_mels(store, offsets, lengths, index, None, frames),
-        lambda: paper.load_crops(songs, frames),
-        what="`crop_mels`: a batch of crops from the float16 store",
-        size=f"{n} x 96 x {frames}",
-        instead="`np.load` of whole mels + slice",
-        limit=("copy of the float32 batch", lambda: target.copy_(crops)),
-    )
 
 
 @pytest.mark.parametrize(

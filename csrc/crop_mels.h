@@ -113,6 +113,16 @@ inline CropInputs crop_inputs(const Tensor& mels, const Tensor& offsets, const T
   return inputs;
 }
 
+// The same with the tensor that is to hold the crops.
+inline CropInputs crop_inputs(const Tensor& mels, const Tensor& offsets, const Tensor& lengths,
+                              const Tensor& index, const std::optional<Tensor>& starts,
+                              const Tensor& crops) {
+  check_tensor("crop_mels", "crops", crops, 3, {ScalarType::Float}, mels);
+  if (index.dim() == 1)  // else the rest of the checks says so
+    check_equal("crop_mels", "crops.size(0)", crops.size(0), "index.size(0)", index.size(0));
+  return crop_inputs(mels, offsets, lengths, index, starts, crops.size(2), crops.size(1));
+}
+
 // Reads the tables, so they must be in host memory. One loop a rule: the rule that comes first
 // speaks, whichever crop breaks it.
 inline void check_crop_tables(const CropTables& tables) {

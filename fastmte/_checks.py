@@ -69,6 +69,15 @@ def crop_mels(
         raise RuntimeError(f"{op}: starts must be in {want}, got {int(starts[at])} at [{at}]")
 
 
+def crops_to_fill(crops: Tensor, index: Tensor, mels: Tensor) -> tuple[int, int]:
+    """Check what is to hold the crops; return its bands and frames."""
+    op = "crop_mels"
+    _check_tensor(op, "crops", crops, 3, [torch.float32], mels)
+    if index.dim() == 1:  # else the rest of the checks says so
+        _check_equal(op, "crops.size(0)", len(crops), "index.size(0)", len(index))
+    return crops.size(1), crops.size(2)
+
+
 def finite_crops(
     crops: Tensor, mels: Tensor, offsets: Tensor, lengths: Tensor, index: Tensor, starts: Tensor
 ) -> None:

@@ -62,6 +62,19 @@ def crop_mels(  # type: ignore[no-untyped-def]
     return crops
 
 
+def crop_mels_into(
+    mels: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    index: Tensor,
+    starts: Tensor | None,
+    crops: Tensor,
+) -> None:
+    """See :func:`fastmte.ops.crop_mels`."""
+    bands, frames = _checks.crops_to_fill(crops, index, mels)
+    crops.copy_(crop_mels(mels, offsets, lengths, index, starts, frames, bands))
+
+
 @njit(cache=True, nogil=True)
 def _crop(  # type: ignore[no-untyped-def]
     packed: Array,  # IN  (n,) any dtype

@@ -77,6 +77,12 @@ define(
     _fake_crop_mels,
 )
 define(
+    "crop_mels.into(Tensor mels, Tensor offsets, Tensor lengths, Tensor index, Tensor? starts, "
+    "Tensor(a!) crops) -> ()",
+    reference.crop_mels_into,
+    lambda *_: None,
+)
+define(
     "label_centroids(Tensor features, Tensor labels) -> Tensor",
     reference.label_centroids,
     _fake_label_centroids,
@@ -135,6 +141,7 @@ def crop_mels(
     starts: Tensor | None = None,
     frames: int = 1366,
     bands: int = 96,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return one crop of each indexed song, out of songs packed one after another.
 
@@ -151,9 +158,11 @@ def crop_mels(
             repeated whole times where it is short, rounded down.
         frames: F, frames of a crop.
         bands: M, mel bands of a song.
+        out: (B, M, F) float32 that is to hold the crops; new memory by default, whose first
+            use costs more than the crops.
 
     Returns:
-        (B, M, F) float32, dB.
+        (B, M, F) float32, dB; ``out`` where it is given.
 
     Raises:
         RuntimeError: a shape, dtype or device is wrong; an index or a start is out of
@@ -164,7 +173,12 @@ def crop_mels(
         Mayerl et al. 2021, section 3.1: the centre 1366 frames of each song. Repeats as
         ``fastmte.crop.centre_start``.
     """
-    return torch.ops.fastmte.crop_mels(mels, offsets, lengths, index, starts, frames, bands)
+    if out is None:
+        return torch.ops.fastmte.crop_mels(mels, offsets, lengths, index, starts, frames, bands)
+    if out.shape[1:] != (bands, frames):
+        raise RuntimeError(f"crop_mels: out must be (B, {bands}, {frames}), got {(*out.shape,)}")
+    torch.ops.fastmte.crop_mels.into(mels, offsets, lengths, index, starts, out)
+    return out
 
 
 def label_centroids(features: Tensor, labels: Tensor) -> Tensor:

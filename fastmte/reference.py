@@ -47,6 +47,19 @@ def crop_mels(
     return crops
 
 
+def crop_mels_into(
+    mels: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    index: Tensor,
+    starts: Tensor | None,
+    crops: Tensor,
+) -> None:
+    """See :func:`fastmte.ops.crop_mels`."""
+    bands, frames = _checks.crops_to_fill(crops, index, mels)
+    crops.copy_(crop_mels(mels, offsets, lengths, index, starts, frames, bands))
+
+
 def label_centroids(features: Tensor, labels: Tensor) -> Tensor:
     """See :func:`fastmte.ops.label_centroids`."""
     return centroids_of(label_centroids_add, features, labels, n_labels=labels.size(-1))

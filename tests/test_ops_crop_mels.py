@@ -1,6 +1,7 @@
 """crop_mels on every tier: crops, edges, errors."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -92,6 +93,64 @@ def test_crop_mels_does_not_depend_on_threads():
     assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("name", CROPS)
+@pytest.mark.parametrize("is_strided", [False, True])
+def test_crops_go_into_memory_that_is_given(tier, name, is_strided, device):
+    case = *_, frames, bands = crop_case(name, torch.float16, device)
+    expected = tier.crop_mels(*case)
+    room = torch.full((len(expected), bands, 2 * frames), NAN, device=device)
+    crops = room[:, :, ::2] if is_strided else room.flatten()[: expected.numel()].view_as(expected)
+    op = getattr(tier, "crop_mels_into", None) or tier.crop_mels.into
+    assert op(*case[:5], crops) is None
+    assert torch.equal(crops, expected)
+
+
+@pytest.mark.parametrize("length", [1366, 1400])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_crop_mels_of_a_batch_that_no_cache_holds(length, dtype, n_threads):
+    mels, offsets, lengths = packed([length] * 3 + [900], 96, dtype)
+    index = torch.arange(18) % 4
+    case = [mels, offsets, lengths, index, None, 1366, 96]
+    expected = reference.crop_mels(*case)
+    room = torch.empty(1 + expected.numel())
+    for skip in (0, 1):  # lines of the cache that begin with a row, and that do not
+        crops = room[skip:][: expected.numel()].view_as(expected)
+        into = partial(torch.ops.fastmte.crop_mels.into, *case[:5], crops)
+        on_threads(n_threads, into)
+        assert torch.equal(crops, expected)
+    assert torch.equal(on_threads(n_threads, lambda: ops.crop_mels(*case)), expected)
+    for position in (int(offsets[2]) + 95 * length + 700, int(offsets[2]) + 50 * length + 699):
+        mels[position] = INF
+        with refuses(f"crop_mels: mels must be finite, got inf at [{position}] (song 2)"):
+            on_threads(n_threads, lambda: ops.crop_mels(*case))
+
+
+def test_memory_for_crops_has_their_shape():
+    case = crop_case("odd sizes")
+    out = torch.empty(4, 3, 5)
+    assert ops.crop_mels(*case, out=out) is out
+    with refuses("crop_mels: out must be (B, 3, 5), got (4, 3, 6)"):
+        ops.crop_mels(*case, out=torch.empty(4, 3, 6))
+
+
+@pytest.mark.parametrize(
+    ("crops", "text"),
+    [
+        (torch.empty(2, 3), "crops must be 3-D, got 2-D"),
+        (torch.empty(2, 3, 4).double(), "crops must be Float, got Double"),
+        (
+            torch.empty(3, 3, 5),
+            "crops.size(0) and index.size(0) must be equal, got 3 and 4",
+        ),
+    ],
+)
+def test_memory_of_another_kind_is_refused(tier, crops, text):
+    op = getattr(tier, "crop_mels_into", None) or tier.crop_mels.into
+    with refuses(f"crop_mels: {text}"):
+        op(*crop_case("odd sizes")[:5], crops)
+
+
 CROP_ERRORS = {
     "2-D": (dict(mels=torch.zeros(2, 9)), "mels must be 1-D, got 2-D"),
     "dtype": (dict(mels=torch.zeros(60).double()), "mels must be Float or Half, got Double"),
@@ -169,4 +228,7 @@ def test_crop_mels_refuses_what_is_not_finite(tier, value, text, dtype, device):
 
 @pytest.mark.parametrize("name", ["odd sizes", "given starts", "no crops"])
 def test_crop_mels_opcheck(name, device):
-    torch.library.opcheck(torch.ops.fastmte.crop_mels.default, crop_case(name, device=device))
+    case = *_, frames, bands = crop_case(name, device=device)
+    torch.library.opcheck(torch.ops.fastmte.crop_mels.default, case)
+    crops = torch.empty(len(case[3]), bands, frames, device=device)
+    torch.library.opcheck(torch.ops.fastmte.crop_mels.into, (*case[:5], crops))

@@ -16,7 +16,7 @@ import soundfile
 import torch
 
 from fastmte.crop import centre_start, crop_mel
-from fastmte.data import store_build
+from fastmte.data import npy_mels, store_build
 from fastmte.data.batches import LabelledMels
 from fastmte.data.songs import load_mel
 from fastmte.data.store import FORMAT, MELS, SIDECAR, MelStore
@@ -285,10 +285,11 @@ def test_another_array_is_not_opened(songs: list[Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("order", ["C", "F"])
 def test_published_mels_are_read_where_they_are(
-    tmp_path: Path, rng: np.random.Generator, dtype: type
+    tmp_path: Path, rng: np.random.Generator, dtype: type, order: str
 ) -> None:
-    mels = [rng.normal(-40, 10, (96, n)).astype(dtype) for n in (30, 57, 100)]
+    mels = [rng.normal(-40, 10, (96, n)).astype(dtype, order=order) for n in (30, 57, 100)]
     paths = [tmp_path / f"{i}.npy" for i in range(3)]
     for path, mel in zip(paths, mels, strict=True):
         np.save(path, mel)
@@ -305,6 +306,66 @@ def test_published_mels_are_read_where_they_are(
     np.testing.assert_array_equal(crops[1], mels[1][:, 17:57])
     assert store.gather([], FRAMES).shape == (0, 96, FRAMES)
     assert MelStore.from_npy(paths, ["a", "b", "c"], MelConfig.of("mtg2023")).hash != store.hash
+
+
+def test_crops_of_a_store_go_into_memory_that_is_given(
+    songs: list[Path], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    np.save(tmp_path / "0.npy", rng.normal(-40, 10, (96, 57)).astype(np.float32))
+    for store in (
+        MelStore.build(songs, names(songs), tmp_path / "store", CONFIG, FRAMES),
+        MelStore.from_npy([tmp_path / "0.npy"]),
+    ):
+        out = torch.full((2, 96, FRAMES), torch.nan)
+        assert store.gather([0, 0], FRAMES, out=out) is out
+        assert torch.equal(out, store.gather([0, 0], FRAMES))
+        with pytest.raises(ValueError, match=r"out must be \(1, 96, 40\), got \(2, 96, 40\)"):
+            store.gather([0], FRAMES, out=out)
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_published_mel_that_changes_meanwhile_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_compiled: bool
+) -> None:
+    if not is_compiled:
+        monkeypatch.setattr(npy_mels, "_reader", lambda: npy_mels.read_rows_plainly)
+    path = tmp_path / "a.npy"
+    mel = np.zeros((96, 100), np.float32)
+    np.save(path, mel)
+    store = MelStore.from_npy([path])
+    assert not store.gather([0], 40).any()
+    mel[50, 50] = np.inf
+    np.save(path, mel)
+    assert not store.gather([0], 40, torch.tensor([0])).any()  # outside this crop
+    with pytest.raises(InputError, match=r"a\.npy: has values that are not finite"):
+        store.gather([0], 40)
+    with open(path, "r+b") as file:
+        file.truncate(30000)
+    with pytest.raises(InputError, match=r"a\.npy: ends too early"):
+        store.gather([0], 40)
+    np.save(path, np.zeros((96, 90), np.float32))
+    with pytest.raises(InputError, match=r"a\.npy: had 100 frames, has 90 now"):
+        store.gather([0], 200)
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.npy: cannot be read \(No such file or directory\)"):
+        store.gather([0], 40)
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="needs Linux")
+def test_what_is_not_in_memory_is_fetched_as_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "a.npy", np.ones((96, 100), np.float32))
+    store = MelStore.from_npy([tmp_path / "a.npy"])
+    asked = []
+
+    def waits(*_: object) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "preadv", waits)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *place: asked.append(place))
+    assert store.gather([0], 40, torch.tensor([7])).eq(1).all()
+    assert asked == [(128 + 7 * 4, 95 * 400 + 160, os.POSIX_FADV_WILLNEED)]
 
 
 @pytest.mark.parametrize(

@@ -58,29 +58,45 @@ void fail_at(int64_t fault, CropTables tables, const float* crops, cudaStream_t 
                        to_host(crops + fault, 1, stream)[0]);
 }
 
-// See fastmte/ops.py. Waits for the stream once, to read whether anything was refused.
-Tensor crop_mels(const Tensor& mels, const Tensor& offsets, const Tensor& lengths,
-                 const Tensor& index, const std::optional<Tensor>& starts, int64_t frames,
-                 int64_t bands) {
-  const CropInputs inputs = crop_inputs(mels, offsets, lengths, index, starts, frames, bands);
+// Waits for the stream once, to read whether anything was refused.
+void crop(const CropInputs& inputs, float* target) {
   const CropTables& tables = inputs.tables;
-
-  const torch::stable::accelerator::DeviceGuard guard(mels.get_device_index());
-  Tensor crops = torch::stable::new_empty(mels, {tables.n_crops, bands, frames}, ScalarType::Float);
-  if (tables.n_crops == 0) return crops;
-  const cudaStream_t stream = current_stream(mels);
-  const LeastFault fault(mels, stream);
-  float* target = crops.mutable_data_ptr<float>();
-  if (mels.scalar_type() == ScalarType::Half)
+  if (tables.n_crops == 0) return;
+  const cudaStream_t stream = current_stream(inputs.mels);
+  const LeastFault fault(inputs.mels, stream);
+  if (inputs.mels.scalar_type() == ScalarType::Half)
     launch(static_cast<const __half*>(inputs.mels.const_data_ptr()), tables, target, fault, stream);
   else
     launch(inputs.mels.const_data_ptr<float>(), tables, target, fault, stream);
   if (const int64_t at = fault.read(); at != LeastFault::kNone) fail_at(at, tables, target, stream);
+}
+
+// See fastmte/ops.py.
+Tensor crop_mels(const Tensor& mels, const Tensor& offsets, const Tensor& lengths,
+                 const Tensor& index, const std::optional<Tensor>& starts, int64_t frames,
+                 int64_t bands) {
+  const CropInputs inputs = crop_inputs(mels, offsets, lengths, index, starts, frames, bands);
+  const torch::stable::accelerator::DeviceGuard guard(mels.get_device_index());
+  Tensor crops =
+      torch::stable::new_empty(mels, {inputs.tables.n_crops, bands, frames}, ScalarType::Float);
+  crop(inputs, crops.mutable_data_ptr<float>());
   return crops;
+}
+
+void crop_mels_into(const Tensor& mels, const Tensor& offsets, const Tensor& lengths,
+                    const Tensor& index, const std::optional<Tensor>& starts, Tensor crops) {
+  const CropInputs inputs = crop_inputs(mels, offsets, lengths, index, starts, crops);
+  const torch::stable::accelerator::DeviceGuard guard(mels.get_device_index());
+  Tensor own = torch::stable::contiguous(crops);
+  crop(inputs, own.mutable_data_ptr<float>());
+  if (own.const_data_ptr() != crops.const_data_ptr()) torch::stable::copy_(crops, own);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastmte, CUDA, m) { m.impl("crop_mels", TORCH_BOX(&crop_mels)); }
+STABLE_TORCH_LIBRARY_IMPL(fastmte, CUDA, m) {
+  m.impl("crop_mels", TORCH_BOX(&crop_mels));
+  m.impl("crop_mels.into", TORCH_BOX(&crop_mels_into));
+}
 
 }  // namespace fastmte

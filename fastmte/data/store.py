@@ -1,7 +1,5 @@
 """The mel store: the mels of many songs, ready to be cut into batches."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,7 +103,7 @@ class MelStore:
         offsets = torch.tensor(rows, dtype=torch.int64) * (BANDS * frames)
         config = MelConfig.from_dict(sidecar["mel"])
         return cls(
-            _flat(mels), offsets, sidecar["songs"], config, sidecar["failed"], sidecar["hash"]
+            flat(mels), offsets, sidecar["songs"], config, sidecar["failed"], sidecar["hash"]
         )
 
     @classmethod
@@ -127,19 +125,11 @@ class MelStore:
         Raises:
             InputError: a file is no such array, or none is.
         """
+        from fastmte.data.npy_mels import open_npy
+
         names = [Path(path).stem for path in paths] if ids is None else list(ids)
-        songs, failed = [], []
-        for id_, path in zip(names, map(Path, paths), strict=True):
-            try:
-                songs.append((id_, path, load_npy(path).shape[1]))
-            except InputError as error:
-                if not is_lenient:
-                    raise
-                message = str(error).removeprefix(f"{path}: ")
-                failed.append({"id": id_, "path": str(path), "code": "DAMAGED", "message": message})
-        if not songs:
-            raise InputError(f"no mels: {len(failed)} files, none of them readable")
-        return _NpyMels(songs, config or MelConfig.of("mtg2019"), failed)
+        config = config or MelConfig.of("mtg2019")
+        return open_npy(names, [Path(path) for path in paths], config, is_lenient)
 
     def index_of(self, ids: Sequence[str]) -> np.ndarray:
         """Return (len(ids),) int64 positions of songs in this store.
@@ -171,7 +161,9 @@ class MelStore:
                 f"with --mel {config.preset}, or use --mel {self.mel.preset}"
             )
 
-    def gather(self, index: Index, frames: int, starts: Starts = "centre") -> Tensor:
+    def gather(
+        self, index: Index, frames: int, starts: Starts = "centre", out: Tensor | None = None
+    ) -> Tensor:
         """Return ``(B, 96, frames)`` float32, dB, cut from the songs at ``index``.
 
         Args:
@@ -179,11 +171,16 @@ class MelStore:
             frames: width of the crops; a shorter song is repeated.
             starts: (B,) int64 first frames, counted from the stored part of each song;
                 ``"centre"`` or None takes the middle of the whole song.
+            out: (B, 96, frames) float32 that is to hold them, ``batch_room`` for example; new
+                memory by default, whose first use costs more than the crops.
         """
         index = torch.as_tensor(index, dtype=torch.int64)
         if starts is None or isinstance(starts, str):
             starts = self._centres(index.numpy(), frames)
-        return self._cut(index, frames, starts)
+        if out is not None and out.shape != (len(index), BANDS, frames):
+            want = (len(index), BANDS, frames)
+            raise ValueError(f"out must be {want}, got {tuple(out.shape)}")
+        return self._cut(index, frames, starts, out)
 
     def check_width(self, frames: int, rows: np.ndarray | slice = slice(None)) -> None:
         """Refuse crops wider than what is kept of longer songs.
@@ -208,37 +205,17 @@ class MelStore:
         starts = [centre_start(whole, frames) - first for whole, first in pairs]
         return torch.tensor(starts, dtype=torch.int64)
 
-    def _cut(self, index: Tensor, frames: int, starts: Tensor) -> Tensor:
-        return ops.crop_mels(
-            self._mels, self._offsets, torch.from_numpy(self.lengths), index, starts, frames, BANDS
-        )
+    def _cut(self, index: Tensor, frames: int, starts: Tensor, out: Tensor | None) -> Tensor:
+        lengths = torch.from_numpy(self.lengths)
+        return ops.crop_mels(self._mels, self._offsets, lengths, index, starts, frames, BANDS, out)
 
 
-class _NpyMels(MelStore):
-    """A store over files of one song each, opened only for the batch that needs them."""
+def batch_room(n_crops: int, frames: int) -> Tensor:
+    """Return memory (n_crops, 96, frames) float32 for the crops of batches to come, unset.
 
-    def __init__(
-        self,
-        songs: list[tuple[str, Path, int]],
-        config: MelConfig,
-        failed: list[dict[str, str]],
-    ) -> None:
-        names, self._paths, lengths = map(list, zip(*songs, strict=True))
-        digest = hashlib.sha256(json.dumps([names, lengths, config.to_dict()]).encode())
-        table = {"id": names, "length": lengths, "start": [0] * len(names), "n_frames": lengths}
-        none = torch.empty(0)
-        super().__init__(none, none.long(), table, config, failed, digest.hexdigest())
-
-    def _cut(self, index: Tensor, frames: int, starts: Tensor) -> Tensor:
-        zero = torch.zeros(1, dtype=torch.int64)
-        crops = []
-        for row, start in zip(index.tolist(), starts, strict=True):
-            mel = load_npy(self._paths[row])
-            length = torch.tensor([mel.shape[1]])
-            crops.append(
-                ops.crop_mels(_flat(mel), zero, length, zero, start.view(1), frames, BANDS)
-            )
-        return torch.cat(crops) if crops else torch.empty(0, BANDS, frames)
+    It is numpy's, which asks for pages of 2 MB where it is large: they are faster to fill.
+    """
+    return torch.from_numpy(np.empty((n_crops, BANDS, frames), np.float32))
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:
@@ -271,7 +248,7 @@ def load_npy(path: Path) -> np.ndarray:
     return mel
 
 
-def _flat(mels: np.ndarray) -> Tensor:
+def flat(mels: np.ndarray) -> Tensor:
     """Return a mapped array as a 1-D tensor that is only ever read."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
