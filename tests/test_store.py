@@ -17,7 +17,7 @@ import torch
 
 from fastmte.crop import centre_start, crop_mel
 from fastmte.data import npy_mels, store_build
-from fastmte.data.batches import LabelledMels
+from fastmte.data.batches import BatchRoom, LabelledMels
 from fastmte.data.songs import load_mel
 from fastmte.data.store import FORMAT, MELS, SIDECAR, MelStore
 from fastmte.errors import InputError
@@ -394,6 +394,12 @@ def test_batches_carry_the_labels_of_their_songs(songs: list[Path], tmp_path: Pa
     data = LabelledMels(store, store.index_of(["song-3", "song-0", "song-1"]), labels)
     mels, truth = data.batch(torch.tensor([2, 0]), FRAMES)
     assert torch.equal(mels, store.gather([1, 3], FRAMES))
+    room = BatchRoom()
+    for rows in ([2, 0], [1], [0, 1, 2]):
+        again, _ = data.batch(torch.tensor(rows), FRAMES, out=room.take(len(rows), FRAMES))
+        assert torch.equal(again, data.batch(torch.tensor(rows), FRAMES)[0])
+    assert room.take(2, FRAMES).data_ptr() == again.data_ptr()
+    assert room.take(2, FRAMES + 1).shape == (2, 96, FRAMES + 1)
     assert truth.tolist() == [[False, True], [True, False]]
     assert data.lengths.tolist() == [40, 16, 40]
     digests = {

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastmte.data.store import MelStore, Starts
+from fastmte.crop import BANDS
+from fastmte.data.store import MelStore, Starts, batch_room
 
 _ORDER, _CROP = 1, 2  # purposes of the random streams of a run's seed
 
@@ -39,10 +40,20 @@ class LabelledMels:
     def __len__(self) -> int:
         return len(self.index)
 
-    def batch(self, rows: Tensor, frames: int, starts: Starts = "centre") -> tuple[Tensor, Tensor]:
-        """Return mels (B, 96, frames) float32, dB, and labels (B, L) bool of some of the songs."""
+    def batch(
+        self, rows: Tensor, frames: int, starts: Starts = "centre", out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return mels (B, 96, frames) float32, dB, and labels (B, L) bool of some of the songs.
+
+        Args:
+            rows: (B,) int64, positions among these songs.
+            frames: width of the crops.
+            starts: see ``MelStore.gather``.
+            out: memory for the mels, likewise.
+        """
         labels = torch.from_numpy(self.labels)[rows]
-        return self.store.gather(torch.from_numpy(self.index)[rows], frames, starts), labels
+        index = torch.from_numpy(self.index)[rows]
+        return self.store.gather(index, frames, starts, out), labels
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -55,6 +66,26 @@ class LabelledMels:
         state.update(np.ascontiguousarray(self.index).tobytes())
         state.update(np.ascontiguousarray(self.labels).tobytes())
         return state.hexdigest()
+
+
+class BatchRoom:
+    """Memory that one batch of mels after another is gathered into.
+
+    Args:
+        is_pinned: the batches go to a GPU, which copies from pinned memory faster.
+    """
+
+    def __init__(self, is_pinned: bool = False) -> None:
+        self._is_pinned = is_pinned
+        self._mels = torch.empty(0, BANDS, 0)
+
+    def take(self, n_songs: int, frames: int) -> Tensor:
+        """Return (n_songs, 96, frames) float32, unset, in place of what was taken before."""
+        if self._mels.size(2) != frames or len(self._mels) < n_songs:
+            self._mels = batch_room(n_songs, frames)
+            if self._is_pinned:
+                self._mels = self._mels.pin_memory()
+        return self._mels[:n_songs]
 
 
 def batch_order(n_songs: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:

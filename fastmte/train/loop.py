@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastmte.data.batches import LabelledMels, batch_order, random_starts
+from fastmte.data.batches import BatchRoom, LabelledMels, batch_order, random_starts
 from fastmte.ensemble import FusedEnsemble, fuse
 from fastmte.errors import InputError
 from fastmte.exchange import Exchange
@@ -134,6 +134,7 @@ class _Trainer:
         self.member_of_label = ensemble.member_of_label.tolist()
         self.member_ids = ensemble.member_ids
         self.device, self.dtype = ensemble.head.weight.device, ensemble.head.weight.dtype
+        self.room = BatchRoom(is_pinned=self.device.type == "cuda")
         self.is_fused = self.device.type != "cpu" if is_fused is None else is_fused
         self.precision = "fp32"
         if self.dtype == torch.float32:
@@ -292,7 +293,8 @@ class _Trainer:
         self, data: LabelledMels, rows: Tensor, starts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return mels (B, 96, F) and labels (B, L), both on the device and of the dtype."""
-        mels, labels = data.batch(rows, self.config.frames, starts)
+        frames = self.config.frames
+        mels, labels = data.batch(rows, frames, starts, self.room.take(len(rows), frames))
         return mels.to(self.device, self.dtype), labels.to(self.device, self.dtype)
 
     def _advanced(self, member: MemberState, seen: Seen) -> dict[str, Any]:
