@@ -10,12 +10,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from fastmte._filter import GONE, GROUP, KEPT, ROWS, find
+
 Array = NDArray[Any]
-_ROWS = 16  # side by side in a block
-_GROUP = 4  # centroids side by side in a group
-_KEPT = 16  # rows kept of a centroid
-_ROUNDING = 2.0**-24
-_GONE = np.float32(-np.inf)
+_ROUNDING = 2.0**-24  # of a float32 operation
 
 
 @njit(cache=True, nogil=True)
@@ -61,103 +59,6 @@ def _near_square(x: Array, y: Array) -> float:
     return squares
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def _score(rows: Array, squares: Array, offsets: Array, scores: Array):  # type: ignore[no-untyped-def]
-    """Score a block (D, 16) for a group of offsets (D, 4), which hold -2 o: (4, 16)."""
-    a, b, c, e = scores[0], scores[1], scores[2], scores[3]
-    for i in range(_ROWS):
-        a[i] = b[i] = c[i] = e[i] = np.float32(0)
-    n = rows.shape[0]
-    for d in range(0, n - n % 2, 2):  # two at a time: half the loads and stores of the sums
-        for i in range(_ROWS):
-            x, y = rows[d, i], rows[d + 1, i]
-            a[i] += x * offsets[d, 0] + y * offsets[d + 1, 0]
-            b[i] += x * offsets[d, 1] + y * offsets[d + 1, 1]
-            c[i] += x * offsets[d, 2] + y * offsets[d + 1, 2]
-            e[i] += x * offsets[d, 3] + y * offsets[d + 1, 3]
-    if n % 2:
-        for i in range(_ROWS):
-            x = rows[n - 1, i]
-            a[i] += x * offsets[n - 1, 0]
-            b[i] += x * offsets[n - 1, 1]
-            c[i] += x * offsets[n - 1, 2]
-            e[i] += x * offsets[n - 1, 3]
-    for i in range(_ROWS):
-        a[i] += squares[i]
-        b[i] += squares[i]
-        c[i] += squares[i]
-        e[i] += squares[i]
-
-
-@njit(cache=True, nogil=True)
-def _keep(scores: Array, first: int, best: Array, best_row: Array, n_best: int) -> int:
-    """Insert a block's scores (16,) into the falling list of a centroid; return its length."""
-    largest = _GONE
-    for i in range(_ROWS):
-        largest = max(largest, scores[i])
-    if n_best == _KEPT and not largest > best[_KEPT - 1]:
-        return n_best
-    for i in range(_ROWS):
-        score = scores[i]
-        if score == _GONE or (n_best == _KEPT and not score > best[_KEPT - 1]):
-            continue
-        at = min(n_best, _KEPT - 1)
-        n_best = min(n_best + 1, _KEPT)
-        while at > 0 and best[at - 1] < score:
-            best[at] = best[at - 1]
-            best_row[at] = best_row[at - 1]
-            at -= 1
-        best[at] = score
-        best_row[at] = first + i
-    return n_best
-
-
-@njit(cache=True, nogil=True)
-def _find(  # type: ignore[no-untyped-def]
-    rows: Array,  # IN  (blocks, D, 16) float32
-    squares: Array,  # IN  (blocks, 16) float32
-    radius: Array,  # IN  (blocks,) float64, at least that of every row from here on
-    first: int,  # IN  the first block
-    offsets: Array,  # IN  (groups, D, 4) float32
-    norm: Array,  # IN  (K,) float64
-    margin: Array,  # IN  (K,) float64
-    n: int,  # IN  how many centroids
-    best: Array,  # OUT (K, 16) float32, falling
-    best_row: Array,  # OUT (K, 16) int64
-    n_best: Array,  # OUT (K,) int64
-    scores: Array,  # TMP (4, 16) float32
-    active: Array,  # TMP (groups,) int64
-):
-    """Find the farthest rows of n centroids; return how many scores that took."""
-    n_active = (n + _GROUP - 1) // _GROUP
-    n_scores = 0
-    n_best[:] = 0
-    for group in range(n_active):
-        active[group] = group
-    for block in range(first, len(radius)):
-        still = 0
-        for at in range(n_active):
-            begin = active[at] * _GROUP
-            end = min(begin + _GROUP, n)
-            can = False
-            for k in range(begin, end):
-                bound = radius[block] * (radius[block] + 2 * norm[k]) + margin[k]
-                can = can or n_best[k] < _KEPT or bound >= best[k, _KEPT - 1]
-            if not can:
-                continue
-            active[still] = active[at]
-            still += 1
-            _score(rows[block], squares[block], offsets[begin // _GROUP], scores)
-            n_scores += (end - begin) * _ROWS
-            for k in range(begin, end):
-                row = block * _ROWS
-                n_best[k] = _keep(scores[k - begin], row, best[k], best_row[k], n_best[k])
-        n_active = still
-        if n_active == 0:
-            break
-    return n_scores
-
-
 @njit(cache=True, nogil=True)
 def _pack(  # type: ignore[no-untyped-def]
     points: Array,  # IN  (n, D) float64
@@ -174,9 +75,9 @@ def _pack(  # type: ignore[no-untyped-def]
         distance[i] = np.sqrt(_near_square(points[live[i]], reference)) * scale
     order = np.argsort(-distance)
     live[:] = live[order]
-    squares[:] = _GONE
+    squares[:] = GONE
     for row in range(len(live)):
-        block, lane = row // _ROWS, row % _ROWS
+        block, lane = row // ROWS, row % ROWS
         square = distance[order[row]] ** 2
         squares[block, lane] = square
         if lane == 0:
@@ -187,15 +88,25 @@ def _pack(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _place(  # type: ignore[no-untyped-def]
-    centre: Array, reference: Array, scale: float, member: int, offsets: Array, norm: Array
+    sums: Array,  # IN  (K, D) float64
+    had: float,  # IN  how many points the member's sum is of
+    member: int,  # IN
+    reference: Array,  # IN  (D,) float64
+    scale: float,  # IN
+    centres: Array,  # OUT (K, D) float64; one row, as below
+    offsets: Array,  # OUT (groups, D, 4) float32
+    norm: Array,  # OUT (K,) float64
 ):
     """Bring a member's centroid into the offsets."""
     square = 0.0
-    for d in range(len(centre)):
-        offset = (centre[d] - reference[d]) * scale
+    n_features = sums.shape[1]
+    for d in range(n_features):
+        centre = sums[member, d] / had
+        offset = (centre - reference[d]) * scale
         square += offset * offset
-        offsets[member // _GROUP, d, member % _GROUP] = -2 * offset
-    norm[member] = np.sqrt(square) * (1 + 2.0**-52 * (len(centre) + 8))
+        centres[member, d] = centre
+        offsets[member // GROUP, d, member % GROUP] = -2 * offset
+    norm[member] = np.sqrt(square) * (1 + 2.0**-52 * (n_features + 8))
 
 
 @njit(cache=True, nogil=True)
@@ -229,6 +140,7 @@ def _tied(  # type: ignore[no-untyped-def]
     best: Array,  # IN  (16,) float32, falling
     best_row: Array,  # IN  (16,) int64
     n_best: int,  # IN
+    n_kept: int,  # IN
     norm: float,  # IN
     margin: float,  # IN
     tie_part: float,  # IN
@@ -238,7 +150,7 @@ def _tied(  # type: ignore[no-untyped-def]
     n_tied, floor = 0, 0.0
     for i in range(n_best):
         row = best_row[i]
-        if squares[row // _ROWS, row % _ROWS] == _GONE:
+        if squares[row // ROWS, row % ROWS] == GONE:
             continue
         if n_tied == 0:
             floor = _floor(best[i], norm, margin, tie_part)
@@ -246,7 +158,7 @@ def _tied(  # type: ignore[no-untyped-def]
             break
         tied[n_tied] = row
         n_tied += 1
-    is_all = n_tied > 0 and (n_best < _KEPT or best[n_best - 1] < floor)
+    is_all = n_tied > 0 and (n_best < n_kept or best[n_best - 1] < floor)
     return n_tied if is_all else 0
 
 
@@ -258,8 +170,8 @@ def _tied_of_all(  # type: ignore[no-untyped-def]
     """Fill ``tied`` with all live rows that may be the farthest or tie with it; return their n."""
     n_tied, floor = 0, -1.0
     slack = 1 - 2.0**-50 * (len(centre) + 8)  # this sum and the one that decides differ by less
-    for row in range(first * _ROWS, len(live)):
-        if squares[row // _ROWS, row % _ROWS] == _GONE:
+    for row in range(first * ROWS, len(live)):
+        if squares[row // ROWS, row % ROWS] == GONE:
             continue
         distance = _near_square(points[live[row]], centre)
         if distance >= floor:
@@ -320,7 +232,7 @@ def _would_be_nearer(offsets: Array, norm: Array, n_features: int) -> bool:
     for d in range(n_features):
         mean = 0.0
         for member in range(len(norm)):
-            mean += offsets[member // _GROUP, d, member % _GROUP] / (2.0 * len(norm))
+            mean += offsets[member // GROUP, d, member % GROUP] / (2.0 * len(norm))
         square += mean * mean
     return square * len(norm) > 0.3 * squares
 
@@ -363,8 +275,8 @@ def _next_free(point: int, equal: Array, labels: Array) -> int:
 @njit(cache=True, nogil=True)
 def _still_live(live: Array, squares: Array, first: int):  # type: ignore[no-untyped-def]
     n_live = 0
-    for row in range(first * _ROWS, len(live)):
-        if squares[row // _ROWS, row % _ROWS] != _GONE:
+    for row in range(first * ROWS, len(live)):
+        if squares[row // ROWS, row % ROWS] != GONE:
             live[n_live] = live[row]
             n_live += 1
     return live[:n_live]
@@ -384,17 +296,20 @@ def deal(  # type: ignore[no-untyped-def]
     n_features = points.shape[1]
     sums, last = start(points, seeds, last_two, labels, order)
     n_members = len(sums)
-    n_groups = (n_members + _GROUP - 1) // _GROUP
-    offsets = np.zeros((n_groups, n_features, _GROUP), np.float32)
+    n_groups = (n_members + GROUP - 1) // GROUP
+    offsets = np.zeros((n_groups, n_features, GROUP), np.float32)
     norm, margin = np.zeros(n_members), np.zeros(n_members)
-    best = np.empty((n_members, _KEPT), np.float32)
-    best_row = np.empty((n_members, _KEPT), np.int64)
+    centres = np.empty_like(sums)
+    best = np.empty((n_members, KEPT), np.float32)
+    best_row = np.empty((n_members, KEPT), np.int64)
+    n_kept = 4 if n_members <= 4 else 8 if n_members <= 8 else KEPT
+    least = np.empty(n_groups * GROUP, np.float32)
     n_best, active = np.empty(n_members, np.int64), np.empty(n_groups, np.int64)
-    scores, reference = np.empty((_GROUP, _ROWS), np.float32), np.zeros(n_features)
+    scores, reference = np.empty((GROUP, ROWS), np.float32), np.zeros(n_features)
     live = _free_rows(equal, labels)
-    n_blocks, n_live = (len(live) + _ROWS - 1) // _ROWS, len(live)
-    rows = np.zeros((n_blocks, n_features, _ROWS), np.float32)
-    squares, radius = np.empty((n_blocks, _ROWS), np.float32), np.empty(n_blocks)
+    n_blocks, n_live = (len(live) + ROWS - 1) // ROWS, len(live)
+    rows = np.zeros((n_blocks, n_features, ROWS), np.float32)
+    squares, radius = np.empty((n_blocks, ROWS), np.float32), np.empty(n_blocks)
     tied = np.empty(n_live, np.int64)
 
     turn, n_turns, scale = 0, len(points) - len(seeds), 1.0
@@ -402,7 +317,7 @@ def deal(  # type: ignore[no-untyped-def]
     is_packed = False
     while turn < n_turns:
         size = 2.0 if last_two else 1.0 + turn // n_members
-        span = len(live) - first * _ROWS
+        span = len(live) - first * ROWS
         must_pack = not is_packed or norm.max() > 2.0**60 or (span > 64 and 2 * span > 3 * n_live)
         if is_packed and span > 64 and n_scores - scores_at_check > 250 * n_live:
             scores_at_check = n_scores
@@ -410,28 +325,28 @@ def deal(  # type: ignore[no-untyped-def]
         if must_pack:
             if is_packed:
                 live = _still_live(live, squares, first)
-                n_blocks = (len(live) + _ROWS - 1) // _ROWS
+                n_blocks = (len(live) + ROWS - 1) // ROWS
                 rows, squares, radius = rows[:n_blocks], squares[:n_blocks], radius[:n_blocks]
             _move_reference(points, live, sums, size, not is_packed or last_two, reference)
             scale = _scale(points, live, sums, size, reference)
             _pack(points, live, reference, scale, rows, squares, radius)
             for member in range(n_members):
                 had = 2.0 if last_two else 1.0 + (turn + member) // n_members
-                _place(sums[member] / had, reference, scale, member, offsets, norm)
+                _place(sums, had, member, reference, scale, centres, offsets, norm)
             first, is_packed, scores_at_check = 0, True, n_scores
-        while squares[first].max() == _GONE:
+        while squares[first].max() == GONE:
             first += 1
         n = min(n_members, n_turns - turn)
         for member in range(n):
             margin[member] = _margin(radius[first], norm[member], n_features)
-        n_scores += _find(
-            rows, squares, radius, first, offsets, norm, margin, n, best, best_row, n_best,
-            scores, active,
+        n_scores += find(
+            rows, squares, radius, first, offsets, norm, margin, n, n_kept, best, best_row,
+            n_best, least, scores, active,
         )  # fmt: skip
         for member in range(n):
-            centre = sums[member] / size
+            centre = centres[member]
             n_tied = _tied(
-                squares, best[member], best_row[member], n_best[member], norm[member],
+                squares, best[member], best_row[member], n_best[member], n_kept, norm[member],
                 margin[member], tie_part, tied,
             )  # fmt: skip
             if n_tied == 0:
@@ -445,8 +360,8 @@ def deal(  # type: ignore[no-untyped-def]
             take(points, point, member, last_two, sums, last)
             live[row] = _next_free(point, equal, labels)
             if live[row] < 0:
-                squares[row // _ROWS, row % _ROWS] = _GONE
+                squares[row // ROWS, row % ROWS] = GONE
                 n_live -= 1
             had = 2.0 if last_two else size + 1
-            _place(sums[member] / had, reference, scale, member, offsets, norm)
+            _place(sums, had, member, reference, scale, centres, offsets, norm)
     return n_scores

@@ -20,6 +20,7 @@ LAYERS = [
     {"_checks_training"},
     {"reference", "reference_training"},
     {"_rounds"},
+    {"_filter"},
     {"_scan"},
     {"_kernels"},
     {"_library"},
