@@ -18,6 +18,14 @@ inline Activation activation_of(const char* op, const std::string& name) {
   fail(op, ": activation must be one of elu, none, relu, got ", name);
 }
 
+inline void check_two(const char* op, const char* name, const std::vector<int64_t>& sizes,
+                      int64_t least) {
+  FASTMTE_CHECK(sizes.size() == 2, op, ": ", name, " must be 2 sizes, got ", sizes.size());
+  for (int i = 0; i < 2; ++i)
+    check_at_least(op, (std::string(name) + "[" + std::to_string(i) + "]").c_str(), sizes[i],
+                   least);
+}
+
 // Sizes of the map (B, H, W, C) and of its pooling windows.
 struct PoolSizes {
   int64_t n_songs, rows, columns, channels, window_rows, window_columns;
@@ -29,9 +37,7 @@ struct PoolSizes {
 inline PoolSizes check_pool_act(const Tensor& x, const std::vector<int64_t>& pool) {
   constexpr const char* kOp = "pool_act";
   check_tensor(kOp, "x", x, 4, {ScalarType::Float, ScalarType::BFloat16, ScalarType::Double}, x);
-  FASTMTE_CHECK(pool.size() == 2, kOp, ": pool must be 2 sizes, got ", pool.size());
-  check_at_least(kOp, "pool[0]", pool[0], 1);
-  check_at_least(kOp, "pool[1]", pool[1], 1);
+  check_two(kOp, "pool", pool, 1);
   check_at_least(kOp, "x.size(1)", x.size(1), pool[0]);
   check_at_least(kOp, "x.size(2)", x.size(2), pool[1]);
   check_at_least(kOp, "x.size(3)", x.size(3), 1);

@@ -240,13 +240,61 @@ def pool_act(x: Tensor, pool: Sequence[int], activation: str) -> None:
     """Check everything."""
     op = "pool_act"
     _check_tensor(op, "x", x, 4, [torch.float32, torch.bfloat16, torch.float64], x)
-    if len(pool) != 2:
-        raise RuntimeError(f"{op}: pool must be 2 sizes, got {len(pool)}")
-    _check_at_least(op, "pool[0]", pool[0], 1)
-    _check_at_least(op, "pool[1]", pool[1], 1)
+    _check_two(op, "pool", pool, 1)
     _check_at_least(op, "x.size(1)", x.size(1), pool[0])
     _check_at_least(op, "x.size(2)", x.size(2), pool[1])
     _check_at_least(op, "x.size(3)", x.size(3), 1)
+    _check_activation(op, activation)
+
+
+def conv_pool_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    onto: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    pool: Sequence[int],
+    activation: str,
+) -> None:
+    """Check everything."""
+    op = "conv_pool_act"
+    _check_tensor(op, "x", x, 4, [torch.bfloat16], x)
+    _check_tensor(op, "weight", weight, 8, [torch.bfloat16], x)
+    _check_tensor(op, "bias", bias, 1, [torch.float32], x)
+    if tuple(weight.shape[4:]) != (2, 16, 16, 2):
+        raise RuntimeError(f"{op}: weight must be that of fastmte.packing.packed")
+    _check_at_least(op, "weight.size(1)", weight.size(1), 1)
+    _check_at_least(op, "weight.size(2)", weight.size(2), 1)
+    _check_equal(op, "x.size(3)", x.size(3), "the weight's inputs", weight.size(3) * 32)
+    _check_equal(op, "bias.size(0)", len(bias), "the weight's outputs", weight.size(0) * 32)
+    for name, sizes, least in (("stride", stride, 1), ("padding", padding, 0), ("pool", pool, 1)):
+        _check_two(op, name, sizes, least)
+    if pool[1] > 32:
+        raise RuntimeError(f"{op}: pool[1] must be at most 32, got {pool[1]}")
+    for i in range(2):
+        least = (pool[i] - 1) * stride[i] + weight.size(1 + i) - 2 * padding[i]
+        _check_at_least(op, f"x.size({1 + i})", x.size(1 + i), least)
+    if onto is not None:
+        _check_tensor(op, "onto", onto, 4, [torch.bfloat16], x)
+        if tuple(pool) != (1, 1):
+            raise RuntimeError(f"{op}: onto must be None where there is a pool")
+        rows, columns = (
+            (x.size(1 + i) + 2 * padding[i] - weight.size(1 + i)) // stride[i] + 1 for i in range(2)
+        )
+        for i, size in enumerate((len(x), rows, columns, len(bias))):
+            _check_equal(op, f"onto.size({i})", onto.size(i), "the output's", size)
+    _check_activation(op, activation)
+
+
+def _check_two(op: str, name: str, sizes: Sequence[int], least: int) -> None:
+    if len(sizes) != 2:
+        raise RuntimeError(f"{op}: {name} must be 2 sizes, got {len(sizes)}")
+    for i, size in enumerate(sizes):
+        _check_at_least(op, f"{name}[{i}]", size, least)
+
+
+def _check_activation(op: str, activation: str) -> None:
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise RuntimeError(f"{op}: activation must be one of {known}, got {activation}")

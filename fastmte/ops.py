@@ -70,6 +70,23 @@ def _fake_pool_act(x: Tensor, pool: Sequence[int], activation: str) -> Tensor:
     return x.new_empty((x.size(0), x.size(1) // pool[0], x.size(2) // pool[1], x.size(3)))
 
 
+def _fake_conv_pool_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    onto: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    pool: Sequence[int],
+    activation: str,
+) -> Tensor:
+    sizes = [
+        ((x.size(1 + i) + 2 * padding[i] - weight.size(1 + i)) // stride[i] + 1) // pool[i]
+        for i in range(2)
+    ]
+    return x.new_empty((x.size(0), *sizes, bias.size(0)))
+
+
 define(
     "crop_mels(Tensor mels, Tensor offsets, Tensor lengths, Tensor index, Tensor? starts, "
     "int frames, int bands) -> Tensor",
@@ -130,6 +147,14 @@ define(
     "pool_act(Tensor x, int[] pool, str activation) -> Tensor",
     reference.pool_act,
     _fake_pool_act,
+)
+define(
+    "conv_pool_act(Tensor x, Tensor weight, Tensor bias, Tensor? onto, int[] stride, "
+    "int[] padding, int[] pool, str activation) -> Tensor",
+    reference.conv_pool_act,
+    _fake_conv_pool_act,
+    has_numba=False,
+    has_cuda=False,
 )
 
 
@@ -367,3 +392,45 @@ def pool_act(x: Tensor, pool: Sequence[int], activation: str) -> Tensor:
         torch.nn.functional.max_pool2d and elu.
     """
     return torch.ops.fastmte.pool_act(x, pool, activation)
+
+
+def conv_pool_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    onto: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    pool: Sequence[int] = (1, 1),
+    activation: str = "none",
+) -> Tensor:
+    """Return a bfloat16 convolution of channels-last maps, its maxima of windows, activated.
+
+    Sums, bias and activation are float32 and rounded once, to the nearest even. The map
+    before the pooling is never stored. It is made for the matrix units of CPUs (AMX), and
+    slow without. NaN is larger than any number, and is kept; numbers below 1.2e-38 count
+    as 0.
+
+    Args:
+        x: (B, H, W, I) bfloat16; copied unless contiguous.
+        weight: that of ``packing.packed``, bfloat16.
+        bias: (O,) float32.
+        onto: (B, H', W', O) bfloat16 that is added to the convolution, H' and W' its sizes; only
+            without a pool.
+        stride: over (rows, columns), at least 1.
+        padding: zeros on every side.
+        pool: (h, w) of a window that does not overlap, at least 1 and w at most 32; rows and
+            columns that fill none are left out.
+        activation: "elu" (alpha 1), "relu" or "none".
+
+    Returns:
+        (B, H' // h, W' // w, O) bfloat16.
+
+    Raises:
+        RuntimeError: a shape or dtype is wrong, the map is smaller than the kernel and the
+            window, or the activation is unknown.
+
+    Reference:
+        torch.nn.functional.conv2d, max_pool2d and elu.
+    """
+    return torch.ops.fastmte.conv_pool_act(x, weight, bias, onto, stride, padding, pool, activation)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastmte import _checks
 from fastmte.reference_maps import (  # noqa: F401  (one module names all references)
+    conv_pool_act,
     pool_act,
     resnet_stem,
     vgg_stem,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmte import _checks
+from fastmte.packing import unpacked
 
 
 def vgg_stem(
@@ -50,3 +51,23 @@ def _activated(x: Tensor, activation: str) -> Tensor:
     if activation == "elu":
         return F.elu(x)
     return F.relu(x) if activation == "relu" else x
+
+
+def conv_pool_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    onto: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    pool: Sequence[int],
+    activation: str,
+) -> Tensor:
+    """See :func:`fastmte.ops.conv_pool_act`."""
+    _checks.conv_pool_act(x, weight, bias, onto, stride, padding, pool, activation)
+    maps, kernel = x.permute(0, 3, 1, 2).float(), unpacked(weight).float()
+    y = F.conv2d(maps, kernel, bias, list(stride), list(padding))
+    if onto is not None:
+        y = y + onto.permute(0, 3, 1, 2).float()
+    y = _activated(F.max_pool2d(y, list(pool)), activation)
+    return y.permute(0, 2, 3, 1).to(x.dtype).contiguous()

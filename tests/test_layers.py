@@ -15,7 +15,7 @@ import fastmte
 LAYERS = [
     {"errors"},
     {"extras", "files", "exchange"},
-    {"_checks"},
+    {"_checks", "packing"},
     {"reference_maps", "_kernels_maps"},
     {"_checks_training"},
     {"reference", "reference_training"},

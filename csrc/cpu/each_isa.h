@@ -6,6 +6,7 @@
 //
 // That file has no include guard, opens namespace fastmte::FASTMTE_ISA and an unnamed one in it,
 // and marks each function FASTMTE_TARGET. FASTMTE_CHOOSE(f) is then the f that runs fastest here.
+// With FASTMTE_FLOAT32_ONLY before it, float64 is left out.
 #include "vector.h"
 
 #ifdef FASTMTE_HAS_AVX2
@@ -37,7 +38,9 @@
 #include FASTMTE_KERNELS
 #undef FASTMTE_ISA
 
+#ifndef FASTMTE_FLOAT32_ONLY
 #define FASTMTE_ISA float64
 #include FASTMTE_KERNELS
 #undef FASTMTE_ISA
+#endif
 #undef FASTMTE_TARGET

@@ -10,6 +10,7 @@ from fastmte.models.layers import SharedInputNorm
 from fastmte.models.stages import Activation, Pool, activate
 from fastmte.plan.convolution import Convolution, convolution
 from fastmte.plan.fold import Folded, FoldedConv, FoldedResidual
+from fastmte.plan.tiled import TiledConvolution, is_tiled
 
 
 class Trunk:
@@ -101,8 +102,13 @@ class _ConvBlock:
     """A convolution, then pooling and activation."""
 
     def __init__(self, stage: FoldedConv, dtype: torch.dtype) -> None:
-        self._conv = _convolution(stage.weight, stage, stage.members, dtype)
-        self._after = _after(stage)
+        self._conv: Convolution | TiledConvolution
+        self._after: Callable[[Tensor], Tensor]
+        if is_tiled(stage, dtype):
+            self._conv, self._after = TiledConvolution(stage), _nothing
+        else:
+            self._conv = _convolution(stage.weight, stage, stage.members, dtype)
+            self._after = _after(stage)
 
     def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         """Return (B, K * C, H, W); ``onto`` as for a convolution."""
@@ -116,7 +122,11 @@ class _ResidualBlock:
         *branch, last = stage.branch
         self._branch = [_ConvBlock(conv, dtype) for conv in branch]
         self._shortcut = None if stage.shortcut is None else _ConvBlock(stage.shortcut, dtype)
-        self._last = _convolution(last.weight, last, last.members, dtype, is_relu=True)
+        self._last: Convolution | TiledConvolution
+        if is_tiled(last, dtype):
+            self._last = TiledConvolution.with_relu(last)
+        else:
+            self._last = _convolution(last.weight, last, last.members, dtype, is_relu=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (B, K * C, H, W); x is overwritten."""
@@ -155,6 +165,10 @@ def _after(stage: FoldedConv) -> Callable[[Tensor], Tensor]:
     """Return what follows a stage's convolution; the activation does not if it is part of it."""
     activation = "none" if _is_fused_relu(stage) else stage.activation
     return _After(stage.pool, activation)
+
+
+def _nothing(x: Tensor) -> Tensor:
+    return x
 
 
 class _After:
