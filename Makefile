@@ -13,7 +13,7 @@ VENV ?= .venv
 JOBS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 
-SOURCES := $(wildcard csrc/CMakeLists.txt csrc/cmake/* csrc/*.h csrc/cpu/* csrc/cuda/*)
+SOURCES := $(wildcard csrc/CMakeLists.txt csrc/cmake/* csrc/*.h csrc/audio/* csrc/cpu/* csrc/cuda/*)
 CXX_SOURCES := $(filter %.h %.cpp %.cu,$(SOURCES))
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastmte import _checks
+from fastmte import _checks, _checks_audio, _kernels_audio
 from fastmte._kernels_maps import (  # noqa: F401  (one module names all kernels)
     pool_act,
     resnet_stem,
@@ -244,6 +244,46 @@ def _deal(  # type: ignore[no-untyped-def]
         labels[chosen] = member
         order[len(seeds) + turn] = chosen
     return n_measured
+
+
+def resample(
+    samples: Tensor,
+    filter: Tensor | None,
+    sample_rate: int,
+    target: int,
+    first: int,
+    start: int,
+    stop: int,
+) -> Tensor:
+    """See :func:`fastmte.ops.resample`."""
+    places = (sample_rate, target, first, start, stop)
+    _checks_audio.resample(samples, filter, *places)
+    table = None if filter is None else _array(filter)
+    return torch.from_numpy(_kernels_audio.resample(_array(samples), table, *places))
+
+
+def mel_db(
+    samples: Tensor,
+    window: Tensor,
+    weights: Tensor,
+    first_bins: Tensor,
+    splits: Tensor,
+    hop: int,
+    offset: int,
+    frames: int,
+    db_per_decade: float,
+    floor_db: float,
+) -> Tensor:
+    """See :func:`fastmte.ops.mel_db`."""
+    _checks_audio.mel_db(
+        samples, window, weights, first_bins, splits, hop, offset, frames, db_per_decade, floor_db
+    )
+    tables = [_array(table) for table in (window, weights, first_bins, splits)]
+    numbers = (hop, offset, frames, db_per_decade, floor_db)
+    out = samples.new_empty((len(samples), len(first_bins), frames))
+    for song, mel in zip(_array(samples), out.numpy(), strict=True):
+        mel[:] = _kernels_audio.mel_db(song, *tables, *numbers)  # type: ignore[call-arg,arg-type]
+    return out
 
 
 def _array(tensor: Tensor) -> Array:

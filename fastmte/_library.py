@@ -6,21 +6,16 @@ tier only adds kernels of the same name: *native* (compiled from ``csrc/``),
 other module asks what was built or where a tensor lies.
 """
 
-import json
-import os
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 
-import fastmte
+from fastmte._tiers import NUMBA_ERRORS, build_note, find, requested, speak
 
-TIERS = ("native", "numba", "reference")
 OPERATORS = torch.library.Library("fastmte", "FRAGMENT")
-_NUMBA_ERRORS = (ImportError, OSError, RuntimeError, SystemError, AttributeError)
 
 
 def define(
@@ -75,39 +70,18 @@ def has_kernel(name: str, device: str) -> bool:
     return _LOADED.operators.get(name, {}).get(device) == "native"
 
 
-def find(name: str) -> Path | None:
-    """Return the newest file ``name`` beside the package's modules.
-
-    An editable install has two such folders, the sources and the installed files.
-    """
-    found = [path for folder in fastmte.__path__ if (path := Path(folder, name)).is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def build_note() -> dict[str, Any]:
-    """Return what the build wrote about itself: what was built, or the reason why not."""
-    path = find("_build.json")
-    if path is None:
-        why = "it was not compiled when fastmte was installed (CMake failed or was switched off)"
-        return {"cpu": False, "cuda": False, "cpu_reason": why, "cuda_reason": why}
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 class _Loaded:
     """The choice made when this module is imported."""
 
     def __init__(self) -> None:
-        self.requested = os.environ.get("FASTMTE_TIER", "auto")
-        if self.requested not in ("auto", *TIERS):
-            known = ", ".join(("auto", *TIERS))
-            raise ValueError(f"FASTMTE_TIER must be one of {known}, got {self.requested!r}")
+        self.requested = requested()
         self.libraries: dict[str, str | None] = {"cpu": None, "cuda": None}
         self.operators: dict[str, dict[str, str]] = {}
         self.kernels: Any = None
         self.reason = ""
         self.tier = self._choose()
         if self.tier != "native":
-            self._speak()
+            speak(self.tier, self.reason)
 
     def _choose(self) -> str:
         if self.requested in ("auto", "native"):
@@ -121,7 +95,7 @@ class _Loaded:
             try:
                 self.kernels = import_module("fastmte._kernels")
                 return "numba"
-            except _NUMBA_ERRORS as error:
+            except NUMBA_ERRORS as error:
                 if self.requested == "numba":
                     raise ImportError(f"FASTMTE_TIER=numba, but numba fails: {error}") from error
                 self.reason += f"; numba fails: {error}"
@@ -142,19 +116,6 @@ class _Loaded:
             return False
         self.libraries[device] = str(path)
         return True
-
-    def _speak(self) -> None:
-        """Let no slow tier be silent: an error where native is required, else one warning."""
-        if os.environ.get("FASTMTE_REQUIRE_NATIVE") == "1":
-            why = self.reason or f"FASTMTE_TIER={self.requested}"
-            raise ImportError(f"FASTMTE_REQUIRE_NATIVE=1, but {why}")
-        if self.requested == "auto":
-            warnings.warn(
-                f"fastmte runs on its slower {self.tier} tier: {self.reason}. "
-                "`fastmte doctor` says what to do.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
 
 def _has_kernel(name: str, key: str) -> bool:

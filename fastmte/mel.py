@@ -8,9 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmte._light import light
 from fastmte.errors import InputError
-
-_CHUNK = 1024  # frames transformed at once; bounds the memory of a whole song
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,60 +167,41 @@ def mel_spectrogram(
     if begin < first_sample or end > first_sample + len(samples):
         have = f"[{first_sample}, {first_sample + len(samples)})"
         raise ValueError(f"samples must cover [{begin}, {end}), got {have}")
-    out = np.empty((config.bands, stop - first_frame), np.float32)
-    for t in range(first_frame, stop, _CHUNK):
-        last = min(t + _CHUNK, stop)
-        padded = _window(samples, t, last, first_sample, n_total, config)
-        out[:, t - first_frame : last - first_frame] = _decibel(_power(padded, config), config)
-    return out
+    window, *bands = tables(config)
+    return light().mel_db(
+        np.asarray(samples[: n_total - first_sample], np.float32),
+        window,
+        *bands,
+        config.hop,
+        first_frame * config.hop - config.frame_size // 2 - first_sample,
+        stop - first_frame,
+        config.db_per_decade,
+        config.floor_db,
+    )
 
 
 _frames_of = n_frames  # mel_spectrogram has an argument of that name
 
 
-def _window(
-    samples: NDArray[np.float32],
-    first: int,
-    last: int,
-    first_sample: int,
-    n_total: int,
+def tables(
     config: MelConfig,
-) -> NDArray[np.float64]:
-    """Return (F, frame_size) frames [first, last), zero outside the song, times the window."""
-    begin = first * config.hop - config.frame_size // 2
-    padded = np.zeros((last - first - 1) * config.hop + config.frame_size)
-    low, high = sample_range(first, last, n_total, config)
-    padded[low - begin : high - begin] = samples[low - first_sample : high - first_sample]
-    frames = np.lib.stride_tricks.sliding_window_view(padded, config.frame_size)[:: config.hop]
-    return frames * _hann(config.frame_size)
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Return what ``ops.mel_db`` asks for: ``window``, ``weights``, ``first_bins``, ``splits``.
 
-
-def _power(frames: NDArray[np.float64], config: MelConfig) -> NDArray[np.float64]:
-    """Return (M, F) the power in every band of windowed ``frames`` (F, frame_size)."""
-    spectrum = np.fft.rfft(frames, axis=1)
-    power = np.ascontiguousarray((spectrum.real**2 + spectrum.imag**2).T)
-    bins, weights, starts = _filters(config.sample_rate, config.frame_size, config.bands)
-    # One fixed order of additions for each frame, unlike a matrix product: the same bits
-    # wherever in a song a frame is computed.
-    return np.add.reduceat(power[bins] * weights[:, None], starts, axis=0)
-
-
-def _decibel(power: NDArray[np.float64], config: MelConfig) -> NDArray[np.float64]:
-    """Return ``power`` in dB, cut at the floor."""
-    least = 10.0 ** (config.floor_db / config.db_per_decade)
-    with np.errstate(invalid="ignore"):
-        return np.where(
-            power < least,
-            config.floor_db,
-            config.db_per_decade * np.log10(np.maximum(power, least)),
-        )
+    Raises:
+        InputError: a band is narrower than a bin and would stay empty.
+    """
+    return (
+        _hann(config.frame_size),
+        *_filters(config.sample_rate, config.frame_size, config.bands),
+    )
 
 
 @lru_cache(maxsize=4)
-def _hann(size: int) -> NDArray[np.float64]:
-    """Return Essentia's Hann window: symmetric, not normalised, rounded to float32."""
+def _hann(size: int) -> NDArray[np.float32]:
+    """Return Essentia's Hann window: symmetric, not normalised."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size - 1))
-    return window.astype(np.float32).astype(np.float64)
+    return window.astype(np.float32)
 
 
 _LINEAR_SLOPE = np.float32(3 / 200)  # mel per Hz below 1 kHz
@@ -264,32 +244,33 @@ def band_edges(sample_rate: int, bands: int) -> NDArray[np.float32]:
 @lru_cache(maxsize=4)
 def _filters(
     sample_rate: int, frame_size: int, bands: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Return the triangles of all bands, sparse.
 
     Returns:
-        ``bins`` (Z,), the spectrum bins with a weight, band after band; ``weights``
-        (Z,), triangles of unit area; ``starts`` (M,), where each band begins.
+        ``weights`` (Z,), triangles of unit area, band after band; ``first_bins`` (M,), the
+        first spectrum bin with a weight; ``splits`` (M + 1,), where each band's weights begin.
 
     Raises:
         InputError: a band is narrower than a bin and would stay empty.
     """
     edges = band_edges(sample_rate, bands)
     width = np.float32(np.float32(sample_rate / 2) / np.float32(frame_size // 2))
-    bins: list[int] = []
     weights: list[np.float32] = []
-    starts: list[int] = []
+    first_bins: list[int] = []
+    splits = [0]
     for low, centre, high in zip(edges, edges[1:], edges[2:], strict=False):
-        starts.append(len(bins))
         area = np.float32((np.float32(centre - low) + np.float32(high - centre)) / 2)
         last = min(int(np.floor(high / width)), frame_size // 2)
         for j in range(int(np.ceil(low / width)), last + 1):
             hz = np.float32(j * width)
             rising = hz < centre
             height = (hz - low) / (centre - low) if rising else (high - hz) / (high - centre)
-            if height > 0:
-                bins.append(j)
+            if height > 0:  # for neighbouring bins
+                if len(weights) == splits[-1]:
+                    first_bins.append(j)
                 weights.append(np.float32(np.float32(height) / area))
-        if starts[-1] == len(bins):
+        if splits[-1] == len(weights):
             raise InputError(f"mel config: {bands} bands are too many for {frame_size} samples")
-    return np.array(bins), np.array(weights, np.float64), np.array(starts)
+        splits.append(len(weights))
+    return np.array(weights), np.array(first_bins, np.int64), np.array(splits, np.int64)

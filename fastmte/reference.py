@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastmte import _checks
+from fastmte.reference_audio import mel_db, resample  # noqa: F401  (one module names all)
 from fastmte.reference_maps import (  # noqa: F401  (one module names all references)
     conv_pool_act,
     pool_act,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmte import _library, ops, training_ops  # noqa: F401  (which register them)
+from fastmte import _library, _tiers, ops, training_ops  # noqa: F401  (which register them)
 
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
@@ -259,7 +259,8 @@ def choose(monkeypatch):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(_library, "find", lambda name: library if "cpu" in name else None)
+        for module in (_library, _tiers):
+            monkeypatch.setattr(module, "find", lambda name: library if "cpu" in name else None)
         return _library._Loaded()
 
     return run

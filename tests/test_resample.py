@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sounds import chirps
 
-from fastmte.audio import resample as module
 from fastmte.audio.resample import n_resampled, resample, source_range
 
 RATES = [4000, 8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000]
@@ -65,47 +64,6 @@ def test_a_part_has_the_bits_of_the_whole(rate: int, method: str) -> None:
         np.testing.assert_array_equal(part, whole[start:stop])
 
 
-@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000, 192000, 12001])
-def test_numpy_and_numba_agree(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("numba")
-    samples = chirps(rate // 2, rate)[:, 0]
-    results = []
-    for function in (module.polyphase_numpy, module.polyphase_numba):
-        monkeypatch.setattr(module, "_polyphase", lambda function=function: function)
-        results.append(resample(samples, rate, 12000))
-    np.testing.assert_allclose(results[0], results[1], atol=1.5e-7, rtol=0)
-
-
-def test_the_kernel_means_what_it_says_in_plain_python() -> None:
-    _kernels = pytest.importorskip("fastmte.audio._kernels")
-    rng = np.random.default_rng(0)
-    local = rng.standard_normal(7 * 12 + 7).astype(np.float32)
-    base, first = np.array([0, 2, 4]), np.array([2.25, 2.5, 2.75])
-    table = np.linspace(1, 0, 30).astype(np.float32)
-    for drift in (0.0, 0.125):
-        along = np.array([0.0, 0.5, 1.0])
-        arguments = (drift, along, 10.0, 10.0, table)
-        expected = module.polyphase_numpy(local, 7, base, 5, first, *arguments)
-        rows = np.ascontiguousarray(local.reshape(13, 7).T)
-        out = np.empty((3, 3))
-        taps = np.empty((2, 5))
-        _kernels.polyphase.py_func(rows, base, taps, first, *arguments, out)
-        np.testing.assert_allclose(out, expected, rtol=1e-12)
-        # By hand: a triangle of width 2.9 around sample 2.25, row 0, phase 0.
-        heights = [max(0, 1 - abs(j - 2.25) / 2.9) for j in range(5)]
-        assert out[0, 0] == pytest.approx(np.dot(heights, local[:5]), rel=1e-6)
-
-
-def test_numpy_where_numba_is_missing_or_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = module._polyphase.__wrapped__
-    monkeypatch.setenv("FASTMTE_TIER", "reference")
-    assert choose() is module.polyphase_numpy
-    monkeypatch.delenv("FASTMTE_TIER")
-    monkeypatch.setitem(__import__("sys").modules, "fastmte.audio._kernels", None)
-    monkeypatch.delattr("fastmte.audio._kernels", raising=False)
-    assert choose() is module.polyphase_numpy
-
-
 def test_same_rate_changes_nothing() -> None:
     samples = chirps(1000, 12000)[:, 0]
     np.testing.assert_array_equal(resample(samples, 12000, 12000), samples)
@@ -138,6 +96,8 @@ def test_misuse_is_refused() -> None:
         resample(samples, 44100, 12000, "soxr")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sample rates must be positive"):
         resample(samples, 0, 12000)
+    with pytest.raises(ValueError, match="within a factor of 1024, got 44100 and 43"):
+        resample(samples, 44100, 43)
     with pytest.raises(ValueError, match=r"outputs must be in \[0, 272\], got \[0, 273\)"):
         resample(samples, 44100, 12000, "sinc", 0, 273)
     with pytest.raises(ValueError, match=r"samples must cover \[0, "):

@@ -41,6 +41,12 @@ class Aligned {
 
 #ifdef FASTMTE_HAS_AVX2
 
+FASTMTE_AVX2_TARGET FASTMTE_INLINE void sum_lanes_of_256(__m256 a, __m256 b, __m256 c, __m256 d,
+                                                         float* to) {
+  const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+}
+
 namespace avx512 {
 #define FASTMTE_TARGET FASTMTE_AVX512_TARGET
 
@@ -101,6 +107,41 @@ FASTMTE_TARGET FASTMTE_INLINE Vector pick(Vector a, Vector b, Bits index) {
   return _mm512_permutex2var_ps(a, (__m512i)index, b);
 }
 
+FASTMTE_TARGET FASTMTE_INLINE __m256 halved(Vector x) {
+  return _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, x, 0),
+                       _mm512_maskz_extractf32x8_ps(0xff, x, 1));
+}
+
+// The sums of four vectors' lanes, in one order for each.
+FASTMTE_TARGET FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vector d, float* to) {
+  sum_lanes_of_256(halved(a), halved(b), halved(c), halved(d), to);
+}
+
+// Lane i of vector j becomes lane j of vector i.
+FASTMTE_TARGET FASTMTE_INLINE void transpose(Vector (&x)[kWidth]) {
+  Vector y[kWidth];
+  for (int i = 0; i < 16; i += 4) {  // 4 x 4 in each quarter of the lanes
+    const Vector ab0 = _mm512_maskz_unpacklo_ps(kAll, x[i], x[i + 1]);
+    const Vector ab1 = _mm512_maskz_unpackhi_ps(kAll, x[i], x[i + 1]);
+    const Vector cd0 = _mm512_maskz_unpacklo_ps(kAll, x[i + 2], x[i + 3]);
+    const Vector cd1 = _mm512_maskz_unpackhi_ps(kAll, x[i + 2], x[i + 3]);
+    y[i] = _mm512_maskz_shuffle_ps(kAll, ab0, cd0, 0x44);
+    y[i + 1] = _mm512_maskz_shuffle_ps(kAll, ab0, cd0, 0xee);
+    y[i + 2] = _mm512_maskz_shuffle_ps(kAll, ab1, cd1, 0x44);
+    y[i + 3] = _mm512_maskz_shuffle_ps(kAll, ab1, cd1, 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {  // then the quarters
+    const Vector even0 = _mm512_maskz_shuffle_f32x4(kAll, y[i], y[i + 4], 0x88);
+    const Vector odd0 = _mm512_maskz_shuffle_f32x4(kAll, y[i], y[i + 4], 0xdd);
+    const Vector even1 = _mm512_maskz_shuffle_f32x4(kAll, y[i + 8], y[i + 12], 0x88);
+    const Vector odd1 = _mm512_maskz_shuffle_f32x4(kAll, y[i + 8], y[i + 12], 0xdd);
+    x[i] = _mm512_maskz_shuffle_f32x4(kAll, even0, even1, 0x88);
+    x[i + 8] = _mm512_maskz_shuffle_f32x4(kAll, even0, even1, 0xdd);
+    x[i + 4] = _mm512_maskz_shuffle_f32x4(kAll, odd0, odd1, 0x88);
+    x[i + 12] = _mm512_maskz_shuffle_f32x4(kAll, odd0, odd1, 0xdd);
+  }
+}
+
 #include "vector_math.h"
 #undef FASTMTE_TARGET
 }  // namespace avx512
@@ -145,6 +186,28 @@ FASTMTE_TARGET FASTMTE_INLINE Vector max_keeping_nan(Vector a, Vector b) {
 
 FASTMTE_TARGET FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ));
+}
+
+FASTMTE_TARGET FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vector d, float* to) {
+  sum_lanes_of_256(a, b, c, d, to);
+}
+
+FASTMTE_TARGET FASTMTE_INLINE void transpose(Vector (&x)[kWidth]) {
+  Vector y[kWidth];
+  for (int i = 0; i < 8; i += 4) {
+    const Vector ab0 = _mm256_unpacklo_ps(x[i], x[i + 1]);
+    const Vector ab1 = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    const Vector cd0 = _mm256_unpacklo_ps(x[i + 2], x[i + 3]);
+    const Vector cd1 = _mm256_unpackhi_ps(x[i + 2], x[i + 3]);
+    y[i] = _mm256_shuffle_ps(ab0, cd0, 0x44);
+    y[i + 1] = _mm256_shuffle_ps(ab0, cd0, 0xee);
+    y[i + 2] = _mm256_shuffle_ps(ab1, cd1, 0x44);
+    y[i + 3] = _mm256_shuffle_ps(ab1, cd1, 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    x[i] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x20);
+    x[i + 4] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x31);
+  }
 }
 
 #include "vector_math.h"

@@ -46,4 +46,19 @@ FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector no) {
   return where(x < Vector{}, yes, no);
 }
 
+FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vector d, Scalar* to) {
+  const Vector all[] = {a, b, c, d};
+  for (int i = 0; i < 4; ++i) {
+    to[i] = all[i][0];
+    for (int lane = 1; lane < kWidth; ++lane) to[i] += all[i][lane];
+  }
+}
+
+FASTMTE_INLINE void transpose(Vector (&x)[kWidth]) {
+  Scalar values[kWidth][kWidth];
+  std::memcpy(values, x, sizeof values);
+  for (int i = 0; i < kWidth; ++i)
+    for (int lane = 0; lane < kWidth; ++lane) x[i][lane] = values[lane][i];
+}
+
 #include "vector_math.h"

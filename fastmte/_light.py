@@ -1,0 +1,147 @@
+"""The operators on samples for arrays, on the fastest tier there is, without loading torch.
+
+Decoder processes need two operators, and importing torch would take each of them a second and
+200 MB. ``libfastmte_audio.so`` has the same kernels as plain functions.
+"""
+
+import ctypes
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmte._tiers import NUMBA_ERRORS, build_note, find, requested, speak
+
+Array = NDArray[Any]
+LIBRARY = "libfastmte_audio.so"
+
+
+class Light(NamedTuple):
+    """The operators of one tier; arguments as in :mod:`fastmte.ops`, checked by the caller."""
+
+    tier: str
+    resample: Callable[..., Array]
+    mel_db: Callable[..., Array]
+
+
+@lru_cache(maxsize=1)
+def light() -> Light:
+    """Return the operators on the tier chosen for this process.
+
+    Raises:
+        ImportError: the tier that was asked for is not there.
+        ValueError: FASTMTE_TIER names none.
+    """
+    return choose()
+
+
+def choose() -> Light:
+    """Make the choice; see :func:`light`."""
+    asked, reason = requested(), ""
+    if asked in ("auto", "native"):
+        library, reason = _load()
+        if library is not None:
+            return Light("native", *_native(library))
+        if asked == "native":
+            raise ImportError(f"FASTMTE_TIER=native, but {reason}")
+    found = _slower(asked, reason)
+    speak(found.tier, reason)
+    return found
+
+
+def _slower(asked: str, reason: str) -> Light:
+    if asked != "reference":
+        try:
+            kernels = import_module("fastmte._kernels_audio")
+            return Light("numba", kernels.resample, kernels.mel_db)
+        except NUMBA_ERRORS as error:
+            if asked == "numba":
+                raise ImportError(f"FASTMTE_TIER=numba, but numba fails: {error}") from error
+    return Light("reference", _reference_resample, _reference_mel_db)
+
+
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """Return the library, or why it is not there."""
+    path = find(LIBRARY)
+    if path is None:
+        return None, f"{LIBRARY} is not installed: {build_note()['cpu_reason'] or 'it is gone'}"
+    try:
+        return ctypes.CDLL(str(path)), ""
+    except OSError as error:  # built for another machine
+        return None, f"{path} cannot be loaded: {error}"
+
+
+_POINTER, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+
+
+def _native(library: ctypes.CDLL) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    resample_of = library.fastmte_resample
+    resample_of.argtypes = [_POINTER, _INT, _POINTER, *[_INT] * 6, _POINTER]
+    mel_db_of = library.fastmte_mel_db
+    mel_db_of.argtypes = [_POINTER, _INT, _POINTER, _INT, *[_POINTER] * 3]
+    mel_db_of.argtypes += [*[_INT] * 4, _DOUBLE, _DOUBLE, _POINTER]
+
+    def resample(
+        samples: Array,
+        filter: Array | None,
+        rate: int,
+        target: int,
+        first: int,
+        start: int,
+        stop: int,
+    ) -> Array:
+        samples = np.ascontiguousarray(samples)
+        out = np.empty(stop - start, np.float32)
+        table = (None, 0) if filter is None else (filter.ctypes.data, len(filter))
+        given = (samples.ctypes.data, len(samples), *table)
+        _check_memory(resample_of(*given, rate, target, first, start, stop, out.ctypes.data))
+        return out
+
+    def mel_db(
+        samples: Array,
+        window: Array,
+        weights: Array,
+        first_bins: Array,
+        splits: Array,
+        hop: int,
+        offset: int,
+        frames: int,
+        db_per_decade: float,
+        floor_db: float,
+    ) -> Array:
+        samples = np.ascontiguousarray(samples)
+        out = np.empty((len(first_bins), frames), np.float32)
+        tables = (weights.ctypes.data, first_bins.ctypes.data, splits.ctypes.data)
+        given = (samples.ctypes.data, len(samples), window.ctypes.data, len(window), *tables)
+        sizes = (len(first_bins), hop, offset, frames)
+        _check_memory(mel_db_of(*given, *sizes, db_per_decade, floor_db, out.ctypes.data))
+        return out
+
+    return resample, mel_db
+
+
+def _check_memory(is_short: int) -> None:
+    if is_short:
+        raise MemoryError
+
+
+def _reference_resample(samples: Array, filter: Array | None, *rest: int) -> Array:
+    import torch
+
+    from fastmte import reference
+
+    table = None if filter is None else torch.tensor(filter)
+    return reference.resample(torch.tensor(samples), table, *rest).numpy()
+
+
+def _reference_mel_db(samples: Array, *rest: Any) -> Array:
+    import torch
+
+    from fastmte import reference
+
+    tables = [torch.tensor(table) for table in rest[:4]]
+    songs = torch.tensor(samples)[None]
+    return reference.mel_db(songs, *tables, *rest[4:])[0].numpy()  # type: ignore[arg-type]

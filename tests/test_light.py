@@ -1,0 +1,150 @@
+"""The operators on samples for arrays: the choice of a tier, and no torch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from fastmte import _light, _tiers
+from fastmte.audio.resample import low_pass
+from fastmte.mel import PRESETS, tables
+
+
+@pytest.fixture
+def choose(monkeypatch, tmp_path):
+    """Make the choice anew under some variables, with the library there, broken or missing."""
+
+    def run(library="there", **environment: str) -> _light.Light:
+        for name in ("FASTMTE_TIER", "FASTMTE_REQUIRE_NATIVE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        broken = tmp_path / _light.LIBRARY
+        broken.write_bytes(b"no library")
+        if library != "there":
+            monkeypatch.setattr(
+                _light, "find", lambda name: broken if library == "broken" else None
+            )
+            monkeypatch.setattr(_tiers, "find", lambda name: None)
+        return _light.choose()
+
+    return run
+
+
+@pytest.fixture(params=["native", "numba", "reference"])
+def light(request, choose):
+    if request.param == "native" and _tiers.find(_light.LIBRARY) is None:
+        pytest.skip("the native library is not built")
+    return choose(FASTMTE_TIER=request.param)
+
+
+def samples_of(n: int) -> np.ndarray:
+    return np.random.default_rng(n).standard_normal(n).astype(np.float32)
+
+
+@pytest.mark.parametrize("filter", [low_pass(), None], ids=["sinc", "linear"])
+@pytest.mark.parametrize("n", [0, 1, 5000])
+def test_arrays_get_what_tensors_get(light, n, filter):
+    samples = samples_of(n)
+    numbers = (44100, 12000, 3, 1, 1 + n // 4)
+    table = None if filter is None else torch.from_numpy(filter)
+    expected = torch.ops.fastmte.resample(torch.from_numpy(samples), table, *numbers)
+    result = light.resample(samples, filter, *numbers)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected.numpy(), rtol=1e-6, atol=2e-6)
+    np.testing.assert_array_equal(
+        light.resample(np.repeat(samples, 2)[::2], filter, *numbers), result
+    )
+
+    window, *bands = tables(PRESETS["mtg2019"])
+    numbers = (256, -256, 20, 10, -100.0)
+    tensors = [torch.from_numpy(x) for x in (samples[None], window, *bands)]
+    expected = torch.ops.fastmte.mel_db(*tensors, *numbers)[0]
+    result = light.mel_db(samples, window, *bands, *numbers)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected.numpy(), rtol=0, atol=1e-3)
+
+
+def test_native_and_tensors_have_the_same_bits(choose):
+    if _tiers.find(_light.LIBRARY) is None or _tiers.requested() not in ("auto", "native"):
+        pytest.skip("the native library is not used")
+    samples = samples_of(50_000)
+    light = choose(FASTMTE_TIER="native")
+    numbers = (44100, 12000, 0, 0, 13_000)
+    tensors = (torch.from_numpy(samples), torch.from_numpy(low_pass()))
+    expected = torch.ops.fastmte.resample(*tensors, *numbers)
+    np.testing.assert_array_equal(light.resample(samples, low_pass(), *numbers), expected.numpy())
+
+
+def test_without_the_library_numba_is_chosen_with_one_warning(choose):
+    pytest.importorskip("numba")
+    with pytest.warns(RuntimeWarning) as caught:
+        assert choose("gone").tier == "numba"
+    text = str(caught[0].message)
+    assert len(caught) == 1
+    assert "slower numba tier: libfastmte_audio.so is not installed: it was not compiled" in text
+
+
+def test_a_library_that_cannot_be_loaded_says_why(choose):
+    with pytest.warns(RuntimeWarning, match=r"libfastmte_audio\.so cannot be loaded: "):
+        assert choose("broken").tier in ("numba", "reference")
+
+
+def test_without_numba_plain_torch_is_left(choose, monkeypatch):
+    def failing(name):
+        raise ImportError("Numba needs NumPy 2.4 or less")
+
+    monkeypatch.setattr(_light, "import_module", failing)
+    with pytest.warns(RuntimeWarning, match="slower reference tier"):
+        assert choose("gone").tier == "reference"
+    with pytest.raises(ImportError, match="FASTMTE_TIER=numba, but numba fails: Numba needs"):
+        choose("gone", FASTMTE_TIER="numba")
+
+
+def test_a_chosen_tier_is_silent_and_a_required_one_an_error(choose):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose("gone", FASTMTE_TIER="reference").tier == "reference"
+    with pytest.raises(ImportError, match=r"FASTMTE_TIER=native, but libfastmte_audio\.so is not"):
+        choose("gone", FASTMTE_TIER="native")
+    with pytest.raises(ImportError, match=r"FASTMTE_REQUIRE_NATIVE=1, but libfastmte_audio\.so is"):
+        choose("gone", FASTMTE_REQUIRE_NATIVE="1")
+    text = "FASTMTE_TIER must be one of auto, native, numba, reference, got 'gpu'"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        choose(FASTMTE_TIER="gpu")
+
+
+def test_short_memory_is_python_s_own_error():
+    with pytest.raises(MemoryError):
+        _light._check_memory(1)
+
+
+LOADED = """
+import json, sys
+import numpy as np
+import fastmte.data.workers
+from fastmte.audio.resample import resample
+from fastmte.mel import PRESETS, mel_spectrogram
+samples = resample(np.zeros(44100, np.float32), 44100, 12000)
+mel_spectrogram(samples, PRESETS["mtg2019"])
+print(json.dumps(sorted({"torch", "numba"} & set(sys.modules))))
+"""
+
+
+def test_a_decoder_process_loads_neither_torch_nor_numba():
+    if _light.light().tier != "native":
+        pytest.skip("the native library is not used")
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == []
