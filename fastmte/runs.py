@@ -27,7 +27,7 @@ RESULTS = (
     "results.tsv",
     "test_ids.txt",
 )
-_OTHERS = ("metrics.jsonl", "state.json", "state.safetensors")
+_OTHERS = ("metrics.jsonl", "state.json", "state.safetensors", "state.memory.json")
 _REPORT = ("report.html", "figure1.png", "elbow.png")
 _FILES = (
     *(MANIFEST, PARTITION, CENTROIDS, checkpoint.CONFIG, checkpoint.WEIGHTS),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from tiny import Tiny
 
 from fastmte import synchronised, training_ops
 from fastmte.ensemble import FusedEnsemble
-from fastmte.exchange import Exchange
+from fastmte.exchange import Exchange, LostError
 from fastmte.models import _registry
-from fastmte.train import TrainConfig, fit
+from fastmte.train import SmallerBatchesError, TrainConfig, fit
+from fastmte.train.group import Group
+from fastmte.train.records import METRICS
+from fastmte.train.state import remove_state
 
 FRAMES = 12
 CONFIG = TrainConfig(
@@ -119,6 +123,63 @@ def test_processes_train_what_one_does(
             assert {**a, "train_loss": 0, "validation_loss": 0, "roc_auc": 0} == {
                 **b, "train_loss": 0, "validation_loss": 0, "roc_auc": 0
             }  # fmt: skip
+
+
+def test_float32_is_as_exact_as_that_of_one_process() -> None:
+    data, validation = songs(31, 0), songs(20, 1)
+    config = replace(CONFIG, epochs=2, patience=None)
+    mels = validation.batch(torch.arange(len(validation)), FRAMES)[0]
+
+    @torch.no_grad()
+    def scores(result: FusedEnsemble) -> torch.Tensor:
+        return result(mels.to(result.head.weight.dtype)).sigmoid().double()
+
+    def error(result: FusedEnsemble) -> float:
+        return float((scores(result) - exact).abs().max())
+
+    exact = scores(fit(whole(), data, validation, config))
+    alone = fit(whole(dtype=torch.float32), data, validation, config)
+    networks = [whole(dtype=torch.float32) for _ in range(2)]
+    shared = together(
+        2, lambda exchange: fit(networks.pop(), data, validation, config, exchange=exchange)
+    )
+    assert error(shared[0]) <= max(2 * error(alone), 1e-6)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_too_little_memory_in_one_process_halves_the_batches_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: int
+) -> None:
+    data, validation = songs(20, 0), songs(12, 1)
+    config = replace(CONFIG, epochs=3, patience=None, batch_size=9)
+    step = Group.step
+
+    def stepped(self: Group, *args: Any, **more: Any) -> torch.Tensor:
+        assert self.exchange is not None
+        if self.exchange.rank == victim and args[3] == 4 and len(args[0]) > 2:
+            raise MemoryError("not enough memory")
+        return step(self, *args, **more)
+
+    def run() -> list[Any]:
+        networks = [whole() for _ in range(2)]
+        return together(
+            2,
+            lambda exchange: fit(
+                networks.pop(), data, validation, config, tmp_path, True, exchange=exchange
+            ),
+        )
+
+    monkeypatch.setattr(Group, "step", stepped)
+    results = run()
+    assert isinstance(results[victim], SmallerBatchesError)
+    assert (results[victim].epoch, results[victim].batch_size) == (2, 4)
+    assert isinstance(results[1 - victim], LostError)
+    assert_same_bits(*run())
+    assert [(one["epoch"], one["batch_size"]) for one in records(tmp_path)] == [
+        (1, 9), (2, 4), (3, 4)
+    ]  # fmt: skip
+    remove_state(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

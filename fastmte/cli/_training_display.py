@@ -25,6 +25,16 @@ class Display(Bar):
             self.say(f"{done} of {total} songs")
 
 
+class Silence(Display):
+    """No progress: what a process shows that is not the first of several."""
+
+    def __init__(self) -> None:
+        super().__init__(is_quiet=True)
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
 class EpochDisplay:
     """Progress of the epochs on a ``Display``."""
 

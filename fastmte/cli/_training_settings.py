@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from fastmte import runs
+from fastmte.cli._team import Team
 from fastmte.cli._training_display import Display
 from fastmte.data.demo import DEMO_RECIPE
 from fastmte.errors import InputError
@@ -19,6 +20,43 @@ from fastmte.runs import RunSettings
 
 DEMO, DEMO_FOLDER = "demo", Path("demo-data")
 _PATHS = ("data", "features", "store")
+
+
+def settled(
+    ctx: click.Context, given: dict[str, Any], display: Display, team: Team | None
+) -> tuple[RunSettings | None, Path, bool]:
+    """Return the settings, None if the run has finished; its folder; whether it goes on.
+
+    Raises:
+        click.UsageError: as ``new_settings`` and ``resumed_settings``.
+        InputError: as ``resumed_settings`` and ``free_out``.
+    """
+    settings: RunSettings | None
+    if team is not None and team.is_restart:
+        begun = team.kept_out() or given["out"]
+        given = {**given, "out": begun}
+        if (begun / runs.MANIFEST).is_file():
+            return _unfinished(team, begun), begun, True
+    elif team is not None and team.can_restart and given["out"] is None:
+        raise click.UsageError("--max-restarts: needs --out, to find the run again", ctx)
+    if given["resume"]:
+        settings, out = resumed_settings(ctx, given), given["out"]
+        if settings is None and team is not None:
+            team.tell(None)
+    else:
+        settings = new_settings(ctx, given, display)
+        out = free_out(given, settings)
+    if team is not None:
+        team.keep_out(out.absolute())
+    return settings, out, given["resume"]
+
+
+def _unfinished(team: Team, out: Path) -> RunSettings | None:
+    """Return the settings of the run that the processes before a restart have begun."""
+    if runs.read_manifest(out)["status"] != "finished":
+        return runs.settings_of(out)
+    team.tell(None)
+    return None
 
 
 def new_settings(ctx: click.Context, given: dict[str, Any], display: Display) -> RunSettings:

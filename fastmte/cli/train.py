@@ -1,7 +1,8 @@
 """``fastmte train``: an ensemble over a partition of the labels, from songs to metrics."""
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,9 @@ from fastmte.cli._process import (
     device_of,
     terminable,
 )
+
+if TYPE_CHECKING:
+    from fastmte.cli._team import Team
 
 
 @click.command(context_settings={"show_default": True})
@@ -60,6 +64,13 @@ from fastmte.cli._process import (
     type=options.FiniteRange(0, min_open=True),
     help="Adam's  [default: the backbone's: 0.001 for crnn, else 0.0001]",
 )
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="With --processes: begin again from the last epoch so often when one has died.",
+)
 @options.mel_preset
 @click.option(
     "--members",
@@ -92,6 +103,13 @@ from fastmte.cli._process import (
     help="How members are run: auto, by the fused kernels where there are any; or their module.",
 )
 @options.precision
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Share every batch among N processes of this machine, a GPU each where there are GPUs.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in --out.")
 @options.seed
 @click.option("--shuffle-labels", is_flag=True, help="Control: give songs each other's labels.")
@@ -116,40 +134,66 @@ def train(ctx: click.Context, **given: Any) -> None:
       fastmte train --partition dkmeans --backbone resnet18
       fastmte train --partition kmeans --backbone vgg --data mtg-jamendo-dataset
       fastmte train --resume --out runs/resnet18-dkmeans
+      fastmte train --partition dkmeans --backbone vgg --processes 4 --max-restarts 3
+      torchrun --nproc-per-node 4 -m fastmte train --partition dkmeans --backbone vgg
 
     Exit code: 0 done, 3 done without songs that could not be read, 4 no audio found,
     130 interrupted (--resume goes on).
     """
     import torch
 
-    from fastmte.cli import _training
-    from fastmte.cli import _training_settings as settings_module
-    from fastmte.cli._training_display import Display
+    from fastmte.cli._launch import launch
+    from fastmte.cli._team import Team, is_in_team
 
-    device = device_of(given["device"])
+    if given["processes"] > 1 and not is_in_team():
+        ctx.exit(launch(ctx, given["processes"], given["max_restarts"]))
+    if given["processes"] > 1 or given["max_restarts"]:
+        name = "--processes" if given["processes"] > 1 else "--max-restarts"
+        why = "torchrun starts the processes" if is_in_team() else "there is one process"
+        raise click.UsageError(f"{name}: {why}; leave it out", ctx)
     if given["threads"] is not None:
         torch.set_num_threads(given["threads"])
+    team = Team() if is_in_team() else None
+    with nullcontext() if team is None else team.one_voice():
+        _run(ctx, given, team)
+
+
+def _run(ctx: click.Context, given: dict[str, Any], team: "Team | None") -> None:
+    """Train in this process, which is alone or one of several."""
+    from fastmte.cli import _training
+    from fastmte.cli._training_display import Display, Silence
+    from fastmte.cli._training_material import NoAudioError
+    from fastmte.cli._training_settings import settled
+    from fastmte.exchange import LostError
+
+    device = device_of(given["device"]) if team is None else team.device(given["device"])
+    if team is not None and team.rank:
+        with terminable(), Silence() as silence:
+            return _training.follow(team, device, silence)
     out = given["out"]
     try:
         with terminable(), Display() as display:
-            if given["resume"]:
-                settings = settings_module.resumed_settings(ctx, given)
-                if settings is None:
-                    display.say(f"{click.format_filename(out)}: finished; nothing to resume")
-                    return
-            else:
-                settings = settings_module.new_settings(ctx, given, display)
-                out = settings_module.free_out(given, settings)
+            settings, out, resume = settled(ctx, given, display, team)
+            if settings is None:
+                display.say(f"{click.format_filename(out)}: finished; nothing to resume")
+                return None
             result, n_failed = _training.run(
-                settings, out, given["resume"], given["workers"], device, display
+                settings, out, resume, given["workers"], device, display, team
             )
-    except _training.NoAudioError as error:
+    except NoAudioError as error:
         click.echo(f"Error: {error}", err=True)
         ctx.exit(NO_AUDIO)
+    except LostError:
+        if team is None or not team.is_to_end():
+            raise
+        click.echo(_training.interrupted(out), err=True)
+        ctx.exit(INTERRUPTED)
     except KeyboardInterrupt as interrupt:
         click.echo(_training.interrupted(out), err=True)
         ctx.exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
     for name, value in result.items():
         click.echo(f"{name:<20}\t{value:.6f}")
     click.echo(f"run: {click.format_filename(out)}")
-    ctx.exit(SOME_FAILED if n_failed else 0)
+    # To torchrun every other code is a crash.
+    is_counted = n_failed and (team is None or team.is_launched)
+    ctx.exit(SOME_FAILED if is_counted else 0)

@@ -336,7 +336,7 @@ def _serve(connection: Connection, slot: Any, load: Load, parent: int) -> None:
     """Load songs until the pipe closes; this is all that a decoder process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        _die_with_parent()
+        die_with_parent()
         if os.getppid() != parent:  # it died before the line above
             return
     _silence()
@@ -357,7 +357,8 @@ def _serve(connection: Connection, slot: Any, load: Load, parent: int) -> None:
             connection.send(outcome)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let this process be killed when the one that started it ends (Linux only)."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 

@@ -2,7 +2,7 @@
 
 from fastmte.train.adam import MemberAdam
 from fastmte.train.config import TrainConfig
-from fastmte.train.loop import fit
+from fastmte.train.loop import SmallerBatchesError, fit
 from fastmte.train.schedule import Plateau, Stopping
 
-__all__ = ["MemberAdam", "Plateau", "Stopping", "TrainConfig", "fit"]
+__all__ = ["MemberAdam", "Plateau", "SmallerBatchesError", "Stopping", "TrainConfig", "fit"]

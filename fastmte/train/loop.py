@@ -51,7 +51,8 @@ def fit(
     have become alone. A member that stops leaves the computation.
 
     A batch that does not fit into memory costs an epoch at most: what the epoch has done is
-    undone, and from it on batches are of half the size, as its record says.
+    undone, and from it on batches are of half the size, as its record says. One of several
+    processes can only note it in the folder and end: all are to be started again.
 
     Several processes that all call this with the same arguments can share the batches: order,
     crops, dropout and batch statistics are those of one process with the whole batches. Only
@@ -83,6 +84,7 @@ def fit(
             a loss that is not finite, a state of other settings or data, or too little
             memory for two songs.
         LostError: another process has ended.
+        SmallerBatchesError: one of several processes has too little memory.
         OSError: the folder cannot be written.
     """
     trainer = _Trainer(ensemble, train_data, validation_data, config, is_fused, exchange)
@@ -105,6 +107,19 @@ def fit(
         if on_epoch is not None:
             on_epoch(record)
     return trainer.result()
+
+
+class SmallerBatchesError(Exception):
+    """Too little memory in one of several processes: all must begin the epoch again.
+
+    Attributes:
+        epoch: the epoch.
+        batch_size: songs a step with which to go on from the last state.
+    """
+
+    def __init__(self, epoch: int, batch_size: int) -> None:
+        super().__init__(epoch, batch_size)
+        self.epoch, self.batch_size = epoch, batch_size
 
 
 class _Trainer:
@@ -221,18 +236,16 @@ class _Trainer:
         self.groups = []
         memory.free(self.device)
         batch_size = self.batch_size // 2
-        if self.exchange is not None:
-            raise InputError(
-                f"process {self.exchange.rank}: not enough memory on {self.device} for its part "
-                f"of batches of {self.batch_size} songs; take smaller batches (--batch-size) or "
-                "more processes"
-            )
         if batch_size < 2:
             raise InputError(
                 f"not enough memory on {self.device} for batches of {self.batch_size} songs, the "
                 "fewest batch normalisation can do with; take narrower crops (--frames), fewer "
                 "members or a smaller backbone"
             )
+        if self.exchange is not None:  # the others are in the middle of a step
+            if folder is not None:
+                state.save_batch_size(folder, batch_size)
+            raise SmallerBatchesError(self.epoch, batch_size)
         saved = self.kept if folder is None else state.load_state(folder, str(self.device))
         assert saved is not None  # there is one before the first epoch
         progress, tensors = saved
@@ -350,6 +363,7 @@ class _Trainer:
             saved = state.load_state(folder, str(self.device))
             assert saved is not None  # the first process has just seen to it
             self._restore(*saved)
+            self.batch_size = state.batch_size_at_most(folder, self.batch_size)
             return
         folder.mkdir(parents=True, exist_ok=True)
         state.sweep(folder)
@@ -358,6 +372,7 @@ class _Trainer:
             saved = state.load_state(folder, str(self.device))
             if saved is not None:
                 self._restore(*saved)
+            self.batch_size = state.batch_size_at_most(folder, self.batch_size)
         else:
             state.remove_state(folder)
             state.save_settings(folder, self.settings())

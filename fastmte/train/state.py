@@ -13,7 +13,7 @@ from torch import Tensor
 from fastmte.errors import InputError
 from fastmte.files import write_json
 
-SETTINGS, STATE = "state.json", "state.safetensors"
+SETTINGS, STATE, MEMORY = "state.json", "state.safetensors", "state.memory.json"
 _WORKSHOP = ".state.tmp"  # a folder, as safetensors makes temporary files of its own
 
 
@@ -74,6 +74,19 @@ def save_state(folder: Path, progress: dict[str, Any], tensors: dict[str, Tensor
         sweep(folder)
 
 
+def save_batch_size(folder: Path, batch_size: int) -> None:
+    """Note how many songs a step memory has room for, whatever the state says."""
+    write_json(folder / MEMORY, {"batch_size": batch_size})
+
+
+def batch_size_at_most(folder: Path, batch_size: int) -> int:
+    """Return ``batch_size``, or what was noted if that is less."""
+    path = folder / MEMORY
+    if not path.is_file():
+        return batch_size
+    return min(batch_size, int(json.loads(path.read_text(encoding="utf-8"))["batch_size"]))
+
+
 def sweep(folder: Path) -> None:
     """Remove what a save that was killed has left."""
     shutil.rmtree(folder / _WORKSHOP, ignore_errors=True)
@@ -98,5 +111,5 @@ def load_state(folder: Path, device: str) -> tuple[dict[str, Any], dict[str, Ten
 
 def remove_state(folder: Path) -> None:
     """Remove what only an unfinished training needs."""
-    for name in (STATE, SETTINGS):
+    for name in (STATE, SETTINGS, MEMORY):
         (folder / name).unlink(missing_ok=True)
