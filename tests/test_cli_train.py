@@ -26,7 +26,7 @@ from fastmte.metrics import METRICS
 from fastmte.models import _registry
 from fastmte.partition import Partition
 from fastmte.plan import training
-from fastmte.train import loop
+from fastmte.train import passes
 from fastmte.train.group import Group
 
 TAGS = ("action", "calm", "dark", "epic", "fast", "happy")
@@ -352,7 +352,7 @@ class Interrupt:
         return Broken(batches)
 
 
-WHOLE_ORDER = loop.batch_order
+WHOLE_ORDER = passes.batch_order
 
 
 def test_ctrl_c_keeps_the_epochs_and_resume_ends_them(
@@ -361,7 +361,7 @@ def test_ctrl_c_keeps_the_epochs_and_resume_ends_them(
     given = ["--data", songs, *TRAIN, "--epochs", 5, "--crop", "random"]
     assert run(*given, "--out", "whole").exit_code == 0
     with monkeypatch.context() as broken:
-        broken.setattr(loop, "batch_order", Interrupt(4, KeyboardInterrupt))
+        broken.setattr(passes, "batch_order", Interrupt(4, KeyboardInterrupt))
         result = run(*given, "--out", "a run")
     assert result.exit_code == 130
     assert "3 epochs are kept, go on with: fastmte train --resume --out 'a run'" in result.stderr
@@ -387,7 +387,7 @@ def test_sigterm_ends_with_143(songs: Path, monkeypatch: pytest.MonkeyPatch) -> 
             os.kill(os.getpid(), signal.SIGTERM)
         return WHOLE_ORDER(*args)
 
-    monkeypatch.setattr(loop, "batch_order", order)
+    monkeypatch.setattr(passes, "batch_order", order)
     before = signal.getsignal(signal.SIGTERM)
     result = run("--data", songs, *TRAIN, "--out", "run")
     assert result.exit_code == 143
@@ -413,7 +413,7 @@ def test_resume_refuses_what_is_not_the_same(
 ) -> None:
     given = ["--data", collection, *TRAIN, "--out", "run"]
     with monkeypatch.context() as broken:
-        broken.setattr(loop, "batch_order", Interrupt(2, KeyboardInterrupt))
+        broken.setattr(passes, "batch_order", Interrupt(2, KeyboardInterrupt))
         assert run(*given).exit_code == 130
     result = run(*given, "--resume", "--epochs", 9, "--seed", 1)
     assert result.exit_code == 1
@@ -429,7 +429,7 @@ def test_resume_refuses_another_number_of_members(
     songs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(loop, "batch_order", Interrupt(2, KeyboardInterrupt))
+        broken.setattr(passes, "batch_order", Interrupt(2, KeyboardInterrupt))
         assert run("--data", songs, *TRAIN, "--out", "run").exit_code == 130
     result = run("--resume", "--out", "run", "--members", 3)
     assert result.exit_code == 1

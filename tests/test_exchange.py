@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from processes import together
 from staged import Staged, Strided
-from test_train import MEMBER_OF_LABEL, assert_same_bits, records, songs
 from tiny import Tiny
+from trainings import MEMBER_OF_LABEL, assert_same_bits, records, songs
 
 from fastmte import synchronised, training_ops
 from fastmte.ensemble import FusedEnsemble

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from staged import Plain, Staged, plain_state, without_biases
-from test_train import MEMBER_OF_LABEL, songs
 from torch import Tensor
+from trainings import MEMBER_OF_LABEL, songs
 
 from fastmte.data.batches import LabelledMels, batch_order, random_starts
 from fastmte.ensemble import FusedEnsemble

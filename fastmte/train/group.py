@@ -8,6 +8,8 @@ from torch import Tensor
 
 from fastmte.ensemble import FusedEnsemble
 from fastmte.exchange import Exchange
+from fastmte.plan.choice import Choice
+from fastmte.plan.inference import InferencePlan, default_choice
 from fastmte.plan.shared_input import SharedInput
 from fastmte.plan.training import TrainChoice, TrainPlan
 from fastmte.train.adam import MemberAdam
@@ -84,9 +86,19 @@ class Group:
         self.optimiser.zero_grad(set_to_none=True)
         return losses.detach().double().cpu()
 
-    def validate(self, mels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    def scorer(self, batch_size: int) -> InferencePlan:
+        """Return what scores batches of songs with the present weights, in the maps' precision.
+
+        It is never tuned: what a training becomes must not depend on what was fastest.
+        """
+        choice = default_choice(self.ensemble, batch_size)
+        if not self.plan.is_fused:
+            choice = Choice("module")
+        return InferencePlan(self.ensemble, choice, self.plan.dtype)
+
+    def validate(self, scorer: InferencePlan, mels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Return each label's mean loss (L',) and the logits (B, L') of a batch."""
-        logits = self.ensemble(mels)
+        logits = scorer(mels)
         return self._losses(logits, truth).double().cpu(), logits.double().cpu()
 
     def _losses(self, logits: Tensor, truth: Tensor) -> Tensor:

@@ -9,11 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fastmte.data.batches import BatchRoom, LabelledMels, batch_order, random_starts
+from fastmte.data.batches import LabelledMels
 from fastmte.ensemble import FusedEnsemble, fuse
 from fastmte.errors import InputError
 from fastmte.exchange import Exchange
@@ -23,11 +22,11 @@ from fastmte.train.checks import check_data, check_stopping
 from fastmte.train.config import TrainConfig
 from fastmte.train.group import Group, under
 from fastmte.train.member import MemberState, macro_roc_auc
+from fastmte.train.passes import OnStep, Passes
 from fastmte.train.records import METRICS, Seen, keep_records, member_record, retired_record
 from fastmte.train.schedule import Plateau, Stopping
 
 OnEpoch = Callable[[dict[str, Any]], None]
-OnStep = Callable[[int, int, int], None]
 OnSmaller = Callable[[int, int], None]
 
 
@@ -49,6 +48,11 @@ def fit(
     Every member has its own loss (binary cross-entropy over its own labels), learning
     rate, plateau and stopping, and shares the order of songs: it becomes what it would
     have become alone. A member that stops leaves the computation.
+
+    On a CPU live members are trained at the same time, each on its share of torch's threads.
+    Weights are the same bits in every run with as many threads, and with any number of threads
+    up to that of live members: each then has one, and oneDNN sums a convolution's weight
+    gradients thread by thread.
 
     A batch that does not fit into memory costs an epoch at most: what the epoch has done is
     undone, and from it on batches are of half the size, as its record says. One of several
@@ -149,7 +153,8 @@ class _Trainer:
         self.member_of_label = ensemble.member_of_label.tolist()
         self.member_ids = ensemble.member_ids
         self.device, self.dtype = ensemble.head.weight.device, ensemble.head.weight.dtype
-        self.room = BatchRoom(is_pinned=self.device.type == "cuda")
+        where = self.device, self.dtype
+        self.passes = Passes(config, *where, len(self.member_of_label), exchange)
         self.is_fused = self.device.type != "cpu" if is_fused is None else is_fused
         self.precision = "fp32"
         if self.dtype == torch.float32:
@@ -207,8 +212,9 @@ class _Trainer:
     def _epoch(self, on_step: OnStep | None) -> dict[str, Any]:
         began = time.monotonic()
         self.epoch += 1
-        train_losses = self._train(on_step)
-        losses, scores = self._validate()
+        sizes = self.batch_size, self.epoch, self.step
+        train_losses, self.step = self.passes.train(self.groups, self.train_data, *sizes, on_step)
+        losses, scores = self.passes.validate(self.groups, self.validation_data, self.batch_size)
         records = []
         for member in self.members:
             seen = Seen(
@@ -228,8 +234,8 @@ class _Trainer:
             for name in ("train_loss", "validation_loss")
         }
         seconds = round(time.monotonic() - began, 3)
-        sizes = {"batch_size": self.batch_size, "seconds": seconds}
-        return {"epoch": self.epoch, **totals, **sizes, "members": records}
+        rest = {"batch_size": self.batch_size, "seconds": seconds, "members": records}
+        return {"epoch": self.epoch, **totals, **rest}
 
     def undo_epoch(self, folder: Path | None) -> None:
         """Go back to where the epoch began, and go on from there with half the batch."""
@@ -252,63 +258,6 @@ class _Trainer:
         self._restore(progress, {k: v.to(self.device) for k, v in tensors.items()})
         self.batch_size = batch_size
         self.save(folder)
-
-    def _train(self, on_step: OnStep | None) -> np.ndarray:
-        """Take every training song once; return the mean loss of each label, NaN if retired."""
-        config, data = self.config, self.train_data
-        exchange = self.exchange
-        batches = batch_order(len(data), self.batch_size, config.seed, self.epoch)
-        starts = None
-        if config.crop == "random":
-            starts = random_starts(data.lengths, config.frames, config.seed, self.epoch)
-        losses = np.full(len(self.member_of_label), np.nan)
-        for group in self.groups:
-            group.ensemble.train()
-            losses[group.labels] = 0.0
-        plan = self.groups[0].plan
-        for count, rows in enumerate(batches, start=1):
-            own = rows if exchange is None else exchange.take(rows)
-            batch = self._batch(data, own, None if starts is None else starts[own])
-            shared = plan.shared(batch[0]) if plan.is_fused else None
-            for group in self.groups:
-                per_label = group.step(*batch, config.seed, self.step, shared)
-                losses[group.labels] += per_label.numpy() * len(rows) / len(data)
-            self.step += 1
-            if on_step is not None:
-                on_step(self.epoch, count, len(batches))
-        return losses if exchange is None else exchange.total(torch.from_numpy(losses)).numpy()
-
-    @torch.no_grad()
-    def _validate(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return each label's validation loss (L,) and the logits (N, L); NaN if retired."""
-        data, exchange = self.validation_data, self.exchange
-        batches = torch.arange(len(data)).split(self.batch_size)
-        losses = np.full((len(batches), len(self.member_of_label)), np.nan)
-        scores = np.full((len(data), len(self.member_of_label)), np.nan)
-        for group in self.groups:
-            group.ensemble.eval()
-            losses[:, group.labels] = scores[:, group.labels] = 0.0
-        rank, size = (0, 1) if exchange is None else (exchange.rank, exchange.size)
-        # Whole batches are dealt out, each song once: what a batch gives depends on its size.
-        for number in range(rank, len(batches), size):
-            rows = batches[number]
-            batch = self._batch(data, rows, None)
-            for group in self.groups:
-                per_label, logits = group.validate(*batch)
-                losses[number, group.labels] = per_label.numpy() * len(rows) / len(data)
-                scores[np.ix_(rows.numpy(), group.labels)] = logits.numpy()
-        if exchange is not None:
-            losses = exchange.total(torch.from_numpy(losses)).numpy()
-            scores = exchange.total(torch.from_numpy(scores)).numpy()
-        return losses.sum(0), scores
-
-    def _batch(
-        self, data: LabelledMels, rows: Tensor, starts: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return mels (B, 96, F) and labels (B, L), both on the device and of the dtype."""
-        frames = self.config.frames
-        mels, labels = data.batch(rows, frames, starts, self.room.take(len(rows), frames))
-        return mels.to(self.device, self.dtype), labels.to(self.device, self.dtype)
 
     def _advanced(self, member: MemberState, seen: Seen) -> dict[str, Any]:
         """Let one member's schedule and stopping see the epoch; return its record."""
