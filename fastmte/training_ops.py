@@ -130,10 +130,13 @@ def _keep_bn_add_relu(ctx: Any, inputs: tuple, output: tuple) -> None:
     out, mean, variance = output
     ctx.has_residual = residual is not None
     ctx.save_for_backward(x, out, weight, mean, variance)
+    ctx.set_materialize_grads(False)  # of what has none there would be zeros
     ctx.mark_non_differentiable(mean, variance)
 
 
-def _bn_add_relu_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple:
+def _bn_add_relu_gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple:
+    if gradient is None:
+        return (None,) * 6
     x, out, weight, mean, variance = ctx.saved_tensors
     dx, dresidual, dweight, dbias = torch.ops.fastmte.bn_add_relu_backward(
         gradient, x, out, weight, mean, variance, ctx.eps, ctx.activation, ctx.has_residual
@@ -145,10 +148,13 @@ def _keep_bn_act_pool(ctx: Any, inputs: tuple, output: tuple) -> None:
     x, weight, _, ctx.eps, ctx.kernel, ctx.activation, ctx.stride, ctx.padding = inputs
     out, argmax, winner, mean, variance = output
     ctx.save_for_backward(x, out, argmax, winner, weight, mean, variance)
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(argmax, winner, mean, variance)
 
 
-def _bn_act_pool_gradients(ctx: Any, gradient: Tensor, *_: Any) -> tuple:
+def _bn_act_pool_gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple:
+    if gradient is None:
+        return (None,) * 8
     pool = (ctx.kernel, ctx.activation, ctx.stride, ctx.padding)
     gradients = torch.ops.fastmte.bn_act_pool_backward(gradient, *ctx.saved_tensors, ctx.eps, *pool)
     return *gradients, None, None, None, None, None

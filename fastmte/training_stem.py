@@ -163,6 +163,7 @@ class _VggStem(torch.autograd.Function):
             x, scale, shift, folded, offset.to(weight.dtype), dtype
         )
         ctx.save_for_backward(x, scale, shift, weight, gain, sigma, mean, covariance, out, argmax)
+        ctx.set_materialize_grads(False)
         batch_mean, variance = batch_mean.flatten(), variance.flatten()
         ctx.mark_non_differentiable(batch_mean, variance)
         return out, batch_mean, variance
@@ -170,6 +171,8 @@ class _VggStem(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple:
+        if gradients[0] is None:
+            return (None,) * 10
         x, scale, shift, weight, gain, sigma, mean, covariance, out, argmax = ctx.saved_tensors
         sums = torch.ops.fastmte.vgg_stem_sums(gradients[0], out, argmax, x)
         sums = sums.view(*sigma.shape, 19)

@@ -89,7 +89,8 @@ class MemberAdam(torch.optim.Optimizer):
         """Return ``values`` of the member of each row of ``like``, (R,) float64."""
         each = torch.tensor(values, dtype=torch.float64)
         rows = self.rows.get(name)
-        return (each[:1].expand(len(like)) if rows is None else each[rows]).to(like.device)
+        is_one = rows is None or len(each) == 1
+        return (each[:1].expand(len(like)) if is_one else each[rows]).to(like.device)
 
     def moments(self) -> dict[str, Tensor]:
         """Return ``NAME.exp_avg`` and ``NAME.exp_avg_sq`` of the parameters that have moved."""
