@@ -1,10 +1,13 @@
 """Which frames of a song a model sees."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 FRAMES = 1366  # 29.1 s at 12 kHz, what MTG's weights and the paper were trained on
 BANDS = 96
+MOST_WINDOWS = 32  # of one song: a quarter of an hour without a gap
 
 
 def repeats(n_frames: int, frames: int) -> int:
@@ -37,6 +40,69 @@ def centre_start(n_frames: int, frames: int) -> int:
         MTG-Jamendo is that short); here it is taken after.
     """
     return (n_frames * repeats(n_frames, frames) - frames) // 2
+
+
+Windows = Callable[[int, int], Sequence[int]]
+"""What windows to take: (frames of the song, frames of a window) -> their first frames."""
+
+
+def centre(n_frames: int, frames: int) -> list[int]:
+    """Return the start of the one window in the middle."""
+    return [centre_start(n_frames, frames)]
+
+
+def spread(n_frames: int, frames: int, count: int) -> list[int]:
+    """Return the starts of ``count`` windows, the middles of as many equal parts of the song.
+
+    One is the centre; windows that would be the same are one.
+
+    Raises:
+        ValueError: ``count`` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    room = n_frames - frames
+    if room <= 0:
+        return centre(n_frames, frames)
+    return sorted({room * (2 * i + 1) // (2 * count) for i in range(count)})
+
+
+def covering(n_frames: int, frames: int, most: int) -> list[int]:
+    """Return the starts of the fewest windows that have every frame, evenly apart.
+
+    Of a song that needs more than ``most``, that many of it are spread.
+
+    Raises:
+        ValueError: ``most`` is not positive.
+    """
+    count = -(-n_frames // frames)
+    if count > most or count == 1:
+        return spread(n_frames, frames, most if count > most else 1)
+    return [(n_frames - frames) * i // (count - 1) for i in range(count)]
+
+
+def sliding(n_frames: int, frames: int, hop: int) -> list[int]:
+    """Return the starts 0, hop, 2 hop ... of the windows that lie in the song.
+
+    Raises:
+        ValueError: ``hop`` is not positive.
+    """
+    if hop < 1:
+        raise ValueError(f"hop must be at least 1, got {hop}")
+    return list(range(0, n_frames - frames + 1, hop)) or centre(n_frames, frames)
+
+
+def drawn(n_frames: int, frames: int, count: int, seed: int) -> list[int]:
+    """Return the starts of ``count`` random windows; any at which one fits is as likely.
+
+    Raises:
+        ValueError: ``count`` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    if n_frames <= frames:
+        return centre(n_frames, frames)
+    return np.random.default_rng(seed).integers(0, n_frames - frames + 1, count).tolist()
 
 
 def crop_mel(

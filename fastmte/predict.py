@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from fastmte.checkpoint import Checkpoint
-from fastmte.crop import FRAMES
+from fastmte.crop import FRAMES, MOST_WINDOWS, covering, spread
 from fastmte.data.inputs import Found, SongFile, find_songs
 from fastmte.data.parts import FAILURES, Row
 from fastmte.data.shards import SHARD_SIZE, TagStore, open_store
-from fastmte.data.songs import load_mel
+from fastmte.data.songs import load_windows
 from fastmte.data.workers import Decoders, Outcome
 from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
@@ -31,6 +31,7 @@ from fastmte.plan.scores import Scores
 
 BATCH_SIZE = 8
 DEADLINE = 60.0
+_AHEAD = 64  # windows that may wait for the model
 
 
 class Store(Protocol):
@@ -107,6 +108,7 @@ def tag_paths(
     plan: str | None = None,
     precision: Precision = "fp32",
     short: Literal["repeat", "skip"] = "repeat",
+    windows: int | Literal["all"] = 1,
     force: bool = False,
     retry_failed: bool = False,
     shard_size: int = SHARD_SIZE,
@@ -128,6 +130,8 @@ def tag_paths(
         plan: how the model is run; see ``fastmte.plan.make_plan``.
         precision: of the model's maps; likewise.
         short: songs shorter than a crop are repeated, or get no scores.
+        windows: of a song, spread over it, or as many as have all of it, of very long songs
+            ``crop.MOST_WINDOWS``; its scores are the means over them.
         force: start anew what was made with another model or other settings.
         retry_failed: try again the songs that failed in an earlier run.
         shard_size: songs that become one part, in a new folder.
@@ -137,13 +141,15 @@ def tag_paths(
         InputError: ``out`` was made with something else, another run writes there, no such
             plan, or memory does not hold one song.
         OSError: ``out`` cannot be written.
-        ValueError: batch_size, workers or deadline is out of range.
+        ValueError: batch_size, workers, deadline or windows is out of range.
 
     Warns:
         UserWarning: as ``fastmte.plan.Scores``.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if windows != "all" and not 1 <= windows <= MOST_WINDOWS:
+        raise ValueError(f"windows must be all or in [1, {MOST_WINDOWS}], got {windows}")
     started = time.monotonic()
     found = paths if isinstance(paths, Found) else find_songs(paths)
     mel = MelConfig.from_dict(dict(checkpoint.mel))
@@ -157,8 +163,12 @@ def tag_paths(
     _, precision = asked(ensemble, plan, precision)
     if precision != "fp32":  # folders from before there was a choice are of float32
         made_with["precision"] = precision
+    if windows != 1:  # likewise
+        made_with["windows"] = windows
     thresholds = None if checkpoint.thresholds is None else checkpoint.thresholds.tolist()
-    load = partial(load_mel, config=mel, frames=checkpoint.frames)
+    most = MOST_WINDOWS if windows == "all" else windows
+    places = partial(covering, most=most) if windows == "all" else partial(spread, count=most)
+    load = partial(load_windows, config=mel, windows=places, frames=checkpoint.frames)
     n_workers = default_workers() if workers is None else workers
     shape = (mel.bands, checkpoint.frames)
     with open_store(
@@ -174,7 +184,9 @@ def tag_paths(
             least = 0.0 if short == "repeat" else checkpoint.frames * mel.hop / mel.sample_rate
             scores = Scores(ensemble, batch_size, checkpoint.frames, plan, precision)
             scorer = _Scorer(scores, batch_size, shape, least)
-            with Decoders(load, min(n_workers, n_new), deadline, shape) as decoders:
+            n_workers = min(n_workers, n_new)
+            ahead = max(2 * n_workers, _AHEAD // most)
+            with Decoders(load, n_workers, deadline, (most, *shape), ahead) as decoders:
                 outcomes = decoders.map(song.path for shard in shards for song in shard.songs)
                 for shard in shards:
                     rows = []
@@ -266,40 +278,57 @@ class _Scorer:
         self._mels = torch.zeros(batch_size, *shape)
 
     def rows(self, pairs: Iterable[tuple[SongFile, Outcome]]) -> Iterator[Row]:
-        """Yield one row a song."""
-        waiting: list[tuple[Row, int | None]] = []
+        """Yield one row a song, its scores the means over its windows."""
+        waiting: list[tuple[Row, int]] = []  # songs and their windows
+        scores = np.empty((0, 0), np.float32)  # of the windows seen by the model
         n_mels = 0
         for file, outcome in pairs:
-            row = _row(file, outcome)
-            slot = None
-            song = outcome.song
-            if song is not None and song.n_frames < self._mels.shape[-1] and self._least:
-                text = (
-                    f"{row.duration_s:.1f} s, less than the crop's {self._least:.1f} s: not scored"
-                )
-                row = replace(row, code="TOO_SHORT", message=text)
-            elif song is not None:
-                slot = n_mels
-                self._mels[slot] = torch.from_numpy(song.mel)
+            row, mels = self._row(file, outcome)
+            waiting.append((row, len(mels)))
+            for mel in mels:
+                self._mels[n_mels] = torch.from_numpy(mel)
                 n_mels += 1
-            waiting.append((row, slot))
-            if n_mels == len(self._mels):
-                yield from self._flushed(waiting, n_mels)
-                waiting, n_mels = [], 0
-        yield from self._flushed(waiting, n_mels)
+                if n_mels == len(self._mels):
+                    scores, n_mels = self._scored(scores, n_mels), 0
+                    scores = yield from _given(waiting, scores)
+        yield from _given(waiting, self._scored(scores, n_mels))
 
-    def _flushed(self, waiting: list[tuple[Row, int | None]], n_mels: int) -> Iterator[Row]:
+    def _row(self, file: SongFile, outcome: Outcome) -> tuple[Row, np.ndarray]:
+        """Return what is known of a song, and the windows that the model is to see."""
+        row, song = _row(file, outcome), outcome.song
+        nothing = self._mels.numpy()[:0]
+        if song is None:
+            return row, nothing
+        if song.n_frames >= self._mels.shape[-1] or not self._least:
+            return row, song.mel
+        text = f"{row.duration_s:.1f} s, less than the crop's {self._least:.1f} s: not scored"
+        return replace(row, code="TOO_SHORT", message=text), nothing
+
+    def _scored(self, before: np.ndarray, n_mels: int) -> np.ndarray:
+        """Return the scores that wait, and those of the batch's first mels."""
         self._mels[n_mels:] = 0.0
-        if n_mels:
-            scores = self._scores(self._mels).astype(np.float32)
-        for row, slot in waiting:
-            if slot is None:
-                yield row
-            elif np.isfinite(scores[slot]).all():
-                yield replace(row, scores=scores[slot])
-            else:
-                text = "the model's scores are not finite"
-                yield replace(row, status="error", code="NONFINITE_SCORE", message=text)
+        if not n_mels:
+            return before
+        scores = self._scores(self._mels)[:n_mels]
+        return np.concatenate([before, scores]) if len(before) else scores
+
+
+def _given(waiting: list[tuple[Row, int]], scores: np.ndarray) -> Generator[Row, None, np.ndarray]:
+    """Yield the songs whose windows all have scores, in order; return the scores that are left."""
+    used = 0
+    while waiting and waiting[0][1] <= len(scores) - used:
+        row, n_windows = waiting.pop(0)
+        if not n_windows:
+            yield row
+            continue
+        mean = scores[used : used + n_windows].mean(axis=0).astype(np.float32)
+        used += n_windows
+        if np.isfinite(mean).all():
+            yield replace(row, scores=mean)
+        else:
+            text = "the model's scores are not finite"
+            yield replace(row, status="error", code="NONFINITE_SCORE", message=text)
+    return scores[used:]
 
 
 def _row(file: SongFile, outcome: Outcome) -> Row:

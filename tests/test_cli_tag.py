@@ -170,6 +170,19 @@ def test_short_songs_skipped(tag: Callable[..., Result], music: Path, tmp_path: 
     assert read_csv(tmp_path / "out" / "failed.jsonl") == []
 
 
+def test_windows_of_a_song(tag: Callable[..., Result], music: Path, tmp_path: Path) -> None:
+    scores = []
+    for number in ("1", "3", "all"):
+        out = tmp_path / number
+        result = tag(music, "-o", out, "--windows", number)
+        assert result.exit_code == 0, result.output
+        scores.append([row[1:4] for row in read_csv(out / "scores.csv")[1:]])
+    assert scores[0] != scores[1] != scores[2] != scores[0]
+    result = tag(music, "-o", tmp_path / "3")
+    assert result.exit_code == 1
+    assert "tagged before with another windows; tag into another folder" in result.stderr
+
+
 def test_many_songs_get_a_table_of_tags(tag: Callable[..., Result], tmp_path: Path) -> None:
     small_songs.write_songs(tmp_path / "many", 12)
     result = tag(tmp_path / "many")
@@ -228,6 +241,8 @@ def test_no_audio(tag: Callable[..., Result], tmp_path: Path) -> None:
         (["MUSIC", "--threads", "100000"], "--threads"),
         (["MUSIC", "--batch-size", "0"], "--batch-size"),
         (["MUSIC", "--short", "no"], "'repeat', 'skip'"),
+        (["MUSIC", "--windows", "0"], "must be a number from 1 to 32, or all, got '0'"),
+        (["MUSIC", "--windows", "some"], "or all, got 'some'"),
         (["MUSIC", "--model", "MISSING"], "'MISSING' does not exist"),
         (["MUSIC", "-o", "MUSIC/000.wav"], "is a file"),
     ],

@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmte.crop import BANDS, FRAMES, centre_start, crop_mel, repeats
+from fastmte.crop import (
+    BANDS,
+    FRAMES,
+    centre,
+    centre_start,
+    covering,
+    crop_mel,
+    drawn,
+    repeats,
+    sliding,
+    spread,
+)
 
 
 def tiled(mel: np.ndarray, frames: int) -> np.ndarray:
@@ -71,3 +82,48 @@ def test_nothing_to_crop_is_refused() -> None:
         repeats(5, 0)
     with pytest.raises(ValueError, match="2 dimensions"):
         crop_mel(np.zeros(5, np.float32), 10)
+
+
+@given(st.integers(1, 5000), st.integers(1, 700), st.integers(1, 40))
+def test_windows_lie_in_the_song(n_frames: int, frames: int, count: int) -> None:
+    for starts in (
+        centre(n_frames, frames),
+        spread(n_frames, frames, count),
+        covering(n_frames, frames, count),
+        sliding(n_frames, frames, count),
+        drawn(n_frames, frames, count, 7),
+    ):
+        if n_frames < frames:
+            assert starts == [centre_start(n_frames, frames)]
+        assert starts and 0 <= min(starts) <= max(starts) <= max(n_frames - frames, n_frames - 1)
+        assert n_frames < frames or max(starts) <= n_frames - frames
+    assert len(spread(n_frames, frames, count)) <= count
+    assert len(covering(n_frames, frames, count)) <= count
+    starts = covering(n_frames, frames, 5000)
+    if n_frames >= frames:
+        ends = [0, *(start + frames for start in starts)]
+        assert all(start <= end for start, end in zip(starts, ends, strict=False))
+        assert ends[-1] == n_frames or len(starts) == 1
+        assert len(starts) == -(-n_frames // frames)
+        assert set(np.diff(starts).tolist()) <= {frames - i for i in range(frames + 1)}
+
+
+def test_windows_by_hand() -> None:
+    assert centre(100, 20) == spread(100, 20, 1) == covering(100, 20, 1) == [40]
+    assert spread(100, 20, 4) == [10, 30, 50, 70]
+    assert spread(21, 20, 5) == [0]
+    assert covering(100, 20, 9) == [0, 20, 40, 60, 80]
+    assert covering(101, 20, 9) == [0, 16, 32, 48, 64, 81]
+    assert covering(101, 20, 4) == spread(101, 20, 4)
+    assert sliding(50, 20, 15) == [0, 15, 30]
+    starts = drawn(50, 20, 1000, 3)
+    assert (min(starts), max(starts)) == (0, 30)
+    assert starts == drawn(50, 20, 1000, 3) != drawn(50, 20, 1000, 4)
+
+
+def test_windows_of_no_number_are_refused() -> None:
+    for make in (spread, sliding):
+        with pytest.raises(ValueError, match="must be at least 1, got 0"):
+            make(100, 20, 0)
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        drawn(100, 20, 0, 1)

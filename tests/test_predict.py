@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from fastmte import predict
 from fastmte.checkpoint import Checkpoint, save
+from fastmte.crop import covering, spread
 from fastmte.data.parts import read_tagged
-from fastmte.data.songs import load_mel
+from fastmte.data.songs import load_mel, load_windows
 from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.mel import MelConfig
@@ -154,12 +156,41 @@ def test_short_songs_can_be_skipped(model: Checkpoint, tmp_path: Path) -> None:
         tag(tmp_path / "m", model, tmp_path / "out")
 
 
+@pytest.mark.parametrize(("workers", "batch_size"), [(0, 1), (0, 5), (2, 3)])
+def test_scores_of_several_windows_are_their_means(
+    music: Path, model: Checkpoint, tmp_path: Path, workers: int, batch_size: int
+) -> None:
+    windows: dict[Any, Any] = {3: partial(spread, count=3), "all": partial(covering, most=32)}
+    for number, places in windows.items():
+        out = tmp_path / str(number)
+        tag(music, model, out, workers=workers, batch_size=batch_size, windows=number)
+        for name, scores in scores_of(out).items():
+            path = music / name.decode()
+            song = load_windows(path, MelConfig.of("mtg2019"), places, 64)
+            assert len(song.mel) == len(places(song.n_frames, 64)) > 1
+            with torch.inference_mode():
+                each = model.ensemble(torch.from_numpy(song.mel)).sigmoid().numpy()
+            np.testing.assert_allclose(scores, each.mean(axis=0), atol=2e-6)
+    with pytest.raises(InputError, match="tagged before with another windows"):
+        tag(music, model, tmp_path / "3", windows=4)
+    with pytest.raises(InputError, match="tagged before with another windows"):
+        tag(music, model, tmp_path / "3")
+
+
+@pytest.mark.parametrize("windows", [0, 33])
+def test_windows_are_between_one_and_many(
+    music: Path, model: Checkpoint, tmp_path: Path, windows: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"windows must be all or in \[1, 32\], got {windows}"):
+        tag(music, model, tmp_path, windows=windows)
+
+
 def test_nothing_is_done_twice(
     music: Path, model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tag(music, model, tmp_path)
     before = contents(tmp_path)
-    monkeypatch.setattr(predict, "load_mel", lambda path: pytest.fail("decoded twice"))
+    monkeypatch.setattr(predict, "load_windows", lambda path: pytest.fail("decoded twice"))
     tagging = tag(music, model, tmp_path)
     assert (tagging.n_before, tagging.n_scored, tagging.statuses) == (11, 11, Counter(ok=11))
     assert contents(tmp_path) == before

@@ -36,7 +36,7 @@ def whole_mel(path: Path, config: MelConfig = CONFIG) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
 @pytest.mark.parametrize("preset", list(PRESETS))
-@pytest.mark.parametrize("rate", [44100, 48000, 16000])
+@pytest.mark.parametrize("rate", [48000])
 def test_crop_before_compute_equals_crop_of_the_whole(
     tmp_path: Path, kind: str, preset: str, rate: int
 ) -> None:
@@ -48,10 +48,7 @@ def test_crop_before_compute_equals_crop_of_the_whole(
     assert song.start_frame == centre_start(mel.shape[1], 100)
     assert song.duration_s == pytest.approx(7 + 123 / rate)
     expected = crop_mel(mel, 100)
-    if kind == "MP3":  # a decoder that starts late rounds another way
-        np.testing.assert_allclose(song.mel, expected, atol=0.02)
-    else:
-        np.testing.assert_array_equal(song.mel, expected)
+    np.testing.assert_array_equal(song.mel, expected)
 
 
 def test_only_the_crop_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +145,7 @@ def test_a_cut_file_gives_the_centre_of_what_is_left(
     again = write(tmp_path / "again", prefix, rate, subtype="FLOAT")
     expected = load_mel(again, CONFIG, frames=100)
     assert (song.n_frames, song.start_frame) == (expected.n_frames, expected.start_frame)
-    np.testing.assert_allclose(song.mel, expected.mel, atol=0.02 if kind == "MP3" else 0, rtol=0)
+    np.testing.assert_allclose(song.mel, expected.mel, atol=1e-3 if kind == "MP3" else 0, rtol=0)
 
 
 def test_a_hole_in_the_middle_gives_what_lies_before_it(tmp_path: Path) -> None:

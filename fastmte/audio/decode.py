@@ -1,5 +1,6 @@
 """From an audio file to mono samples, whatever state the file is in."""
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ _BLOCK = 65536  # samples a channel decoded at once; bounds the memory beside th
 _TAIL = 8192  # samples read at the end a header promises: some Ogg files end a few early, and
 # libvorbis decodes the whole song to seek to where it has none
 _WORTH_A_WORD = 0.1  # seconds missing that are no matter of an encoder's padding
-_PRE_ROLL = 12 * 1152  # an mp3 frame refers up to 9 frames back; libsndfile seeks with none
+_PRE_ROLL = 12  # frames; an mp3 frame refers up to 9 frames back, libmpg123 seeks with 4
+_PIECE = 512 * 1152  # samples of an mp3 of small frames that are decoded from one place on
+_NO_SMALL_FRAME = 160  # bytes a frame on average; an mp3 frame refers up to 511 bytes back
+_VORBIS_BLOCK = 8192  # samples, the largest block of Vorbis
 _MP3_LEAST, _MP3_MOST = np.float32(-1), np.float32(32767 / 32768)  # range of a 16-bit decoder
 _CHUNK = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _STREAMED = 0x7FFFF000  # bytes; programs that write to a pipe promise this much or more
@@ -44,6 +48,17 @@ def open_audio(path: str | bytes | Path) -> "AudioFile":
     except BaseException:
         os.close(descriptor)
         raise
+
+
+class _Reader(soundfile.SoundFile):
+    """A file whose reads follow one another.
+
+    Its base class seeks after each read to where it is, which begins an mp3 anew.
+    """
+
+    def seekable(self) -> bool:
+        """Let the base class not seek by itself; ``seek`` still does."""
+        return False
 
 
 class AudioFile:
@@ -69,6 +84,7 @@ class AudioFile:
         self.is_cut = False
         self._descriptor = descriptor
         self._is_spoilt = False
+        self._mp3: mp3.Layout | None = None
         self._n_unseekable = 0  # libvorbis lands some samples off in the last page of a song
         self._file = self._open()
         try:
@@ -135,19 +151,23 @@ class AudioFile:
         return counted
 
     def _open(self) -> soundfile.SoundFile:
-        try:
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            file = soundfile.SoundFile(self._descriptor, closefd=False)
-        except soundfile.LibsndfileError as error:
-            raise refusal(self.path, self._descriptor, error) from error
+        file = self._reader(None)
         if file.format != "MP3":
             return file
-        counted = mp3.with_length(self._descriptor)
-        if counted is None:
+        self._mp3 = mp3.layout(self._descriptor)
+        if self._mp3 is None or self._mp3.stream is None:
             return file
         file.close()
+        return self._reader(self._mp3.stream)
+
+    def _reader(self, stream: io.RawIOBase | None) -> soundfile.SoundFile:
+        """Open the stream, or the file itself."""
         try:
-            return soundfile.SoundFile(counted)
+            if stream is not None:
+                stream.seek(0)
+                return _Reader(stream)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            return _Reader(self._descriptor, closefd=False)
         except soundfile.LibsndfileError as error:
             raise refusal(self.path, self._descriptor, error) from error
 
@@ -180,6 +200,8 @@ class AudioFile:
         claimed = int(self._file.frames)
         if claimed <= 0:
             raise AudioError("EMPTY", self.path, "it has no samples")
+        if self._mp3 is not None and self._mp3.is_whole:
+            return claimed
         if claimed < _UNKNOWN_LENGTH:
             start = max(0, claimed - _TAIL)
             if there := sum(len(block) for block in self._blocks(start, claimed)):
@@ -197,12 +219,47 @@ class AudioFile:
             self.is_cut |= promised - there > 1.0
 
     def _blocks(self, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
-        """Yield (n, channels) float32 of samples [start, stop), as far as they decode."""
-        position = start
-        if self._is_mp3:
-            position = max(0, start - _PRE_ROLL)
-        elif self._n_unseekable:
-            position = max(0, min(start, int(self._file.frames) - self._n_unseekable))
+        """Yield (n, channels) float32 of samples [start, stop), as far as they decode.
+
+        They have the same bits whatever else is asked for. libmpg123 adds up its filter bank in
+        an order that depends on where it began: on whether that is an even frame, and on how many
+        frames it then lacked something of that stands in those before. So it begins at an even
+        frame, and where frames are small enough to lack something, at the same few places.
+        """
+        if not self._is_mp3:
+            yield from self._run(self._before(start), start, stop)
+        elif self._is_even:
+            assert self._mp3 is not None
+            frame = (start + self._mp3.delay) // self._mp3.frame - _PRE_ROLL
+            position = (frame - frame % 2) * self._mp3.frame - self._mp3.delay
+            yield from self._run(position if frame >= _PRE_ROLL else 0, start, stop)
+        else:
+            pre_roll = _PRE_ROLL * (self._mp3.frame if self._mp3 else 1152)
+            for piece in range(start // _PIECE, -(-stop // _PIECE)):
+                low, high = max(start, piece * _PIECE), min(stop, (piece + 1) * _PIECE)
+                n = 0
+                for block in self._run(max(0, piece * _PIECE - pre_roll), low, high):
+                    n += len(block)
+                    yield block
+                if n < high - low:
+                    return
+
+    @property
+    def _is_even(self) -> bool:
+        """Whether an mp3's bits depend on nothing but whether decoding began at an even frame."""
+        layout = self._mp3
+        return layout is not None and layout.frame == 1152 and layout.size >= _NO_SMALL_FRAME
+
+    def _before(self, start: int) -> int:
+        """Return where to begin so that what comes at ``start`` is right."""
+        if self._file.format != "OGG":
+            return start
+        # libvorbis has the block before in mind, and lands some samples off in the last page.
+        in_last_page = int(self._file.frames) - self._n_unseekable
+        return max(0, min(start - _VORBIS_BLOCK, in_last_page))
+
+    def _run(self, position: int, start: int, stop: int) -> Iterator[NDArray[np.float32]]:
+        """Decode from ``position`` on, and yield what it gives of [start, stop)."""
         if not self._seek(position):
             return
         while position < stop:
@@ -215,9 +272,11 @@ class AudioFile:
 
     def _seek(self, position: int) -> bool:
         """Go to a sample and return whether it is there."""
-        if self._is_spoilt:  # after an error libsndfile's FLAC decoder gives errors only
+        # After an error libsndfile's FLAC decoder gives errors only, and libmpg123 keeps the
+        # place in its filter bank over a seek.
+        if self._is_spoilt or self._is_mp3:
             self._file.close()
-            self._file = self._open()
+            self._file = self._reader(None if self._mp3 is None else self._mp3.stream)
             self._is_spoilt = False
         try:
             return self._file.seek(position) == position

@@ -1,4 +1,4 @@
-"""The length of an mp3 whose header does not tell it."""
+"""Where the frames of an mp3 begin, and how many there are where its header does not tell."""
 
 import io
 import os
@@ -11,17 +11,41 @@ _BIT_RATES = {  # kbit/s of layer III by the header's index; 0 is free format, 1
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _SEARCH = 65536  # bytes searched for the first frame
 _RESYNC = 1024  # bytes of damage a decoder gets over, libmpg123's limit
-_HAS_FRAMES, _HAS_BYTES = 1, 2  # flags of a Xing tag
+_HAS_FRAMES, _HAS_BYTES = 1, 2  # flags of a Xing tag that this reads
+_TAG_FIELDS = ((_HAS_FRAMES, 4), (_HAS_BYTES, 4), (4, 100), (8, 4))  # flag, bytes of the field
+_CHUNK = 1 << 20  # bytes read at once
+_BEHIND = 1 << 18  # bytes behind the music that may be tags and pictures
 _LAME_DELAYS = 21  # where in the LAME part of the tag 12 bits of delay and 12 of padding stand
 _DECODER_DELAY = 529  # samples
 
 
-def with_length(descriptor: int) -> io.RawIOBase | None:
-    """Return the stream led by a Xing tag that counts its frames, or None if it needs none.
+@dataclass(frozen=True)
+class Layout:
+    """How the samples that libmpg123 gives lie in the frames of an mp3.
 
-    Without the tag libmpg123 guesses the length from the size of the file and the bit
+    Attributes:
+        stream: what to read in place of the file: it led by a Xing tag that counts its frames;
+            None where the file has one.
+        frame: samples of a frame.
+        delay: samples of the first frames that are left out.
+        size: bytes of a frame, on average.
+        is_whole: the file and its frames are as long as the tag has it; False where that would
+            have to be looked at.
+    """
+
+    stream: io.RawIOBase | None
+    frame: int
+    delay: int
+    size: float
+    is_whole: bool
+
+
+def layout(descriptor: int) -> Layout | None:
+    """Return how an mp3's samples lie in its frames, or None for what is no mp3.
+
+    Without a tag libmpg123 guesses the length from the size of the file and the bit
     rate of the first frame, and what lies behind a guess that is too low can never be
-    read. The samples stay the same; O(frames), about 2 us each.
+    read. The samples stay the same.
 
     Args:
         descriptor: an open mp3 file, which the stream reads but does not close; its
@@ -35,12 +59,49 @@ def with_length(descriptor: int) -> io.RawIOBase | None:
     header = None if start is None else file.header(start)
     if start is None or header is None:
         return None
-    kind = file.tag(start, header)
-    if kind == "counted":
-        return None
-    music = start if kind is None else start + header.size
-    leader = _leader(os.pread(descriptor, 4, start), file.count(music), file.size - music)
-    return _Led(leader, descriptor, music, file.size)
+    tag = file.tag(start, header)
+    music = start if tag is None else start + header.size
+    n_bytes = file.size - music
+    if tag is not None and tag.is_proved(file.header(music), file.size - start):
+        return Layout(None, header.samples, tag.delay, tag.n_bytes / tag.n_frames, True)
+    n_frames = file.count(music)
+    size = n_bytes / max(n_frames, 1)
+    # A count that is too high is found out when the end is read.
+    if tag is not None and tag.n_frames + 1 >= n_frames:
+        return Layout(None, header.samples, tag.delay, size, tag.n_frames <= n_frames)
+    leader = _leader(os.pread(descriptor, 4, start), n_frames, n_bytes)
+    led = _Led(leader, descriptor, music, file.size)
+    return Layout(led, header.samples, header.samples, size, True)
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """What a Xing tag tells; zeros for one that does not count the frames.
+
+    Attributes:
+        n_frames: frames of music.
+        n_bytes: of all frames with the tag's.
+        is_constant: it says that all frames are of one size.
+        delay: samples that libmpg123 drops.
+    """
+
+    n_frames: int
+    n_bytes: int
+    is_constant: bool
+    delay: int
+
+    def is_proved(self, first: "_Header | None", n_bytes: int) -> bool:
+        """Return whether the size of the file proves the count: frames of one size do.
+
+        Args:
+            first: the first frame of music.
+            n_bytes: of the file from the tag on.
+        """
+        if not self.is_constant or first is None or not self.n_frames:
+            return False
+        excess = self.n_bytes - self.n_frames * first.exact_size
+        has_all = self.n_bytes <= n_bytes <= self.n_bytes + _BEHIND
+        return has_all and abs(excess) < 3 * first.size
 
 
 @dataclass(frozen=True)
@@ -49,11 +110,13 @@ class _Header:
 
     Attributes:
         size: bytes to the next frame.
+        exact_size: bytes of such frames on average, which differ by one.
         side: bytes of side information, behind which a Xing tag stands.
         kind: what all frames of a stream share: version and index of the rate.
     """
 
     size: int
+    exact_size: float
     side: int
     kind: tuple[int, int]
 
@@ -75,10 +138,10 @@ def _parse(four: bytes) -> _Header | None:
     bit_rate = _BIT_RATES[is_mpeg1][four[2] >> 4] * 1000
     if not bit_rate:
         return None
-    size = (144 if is_mpeg1 else 72) * bit_rate // _RATES[version][rate_index]
+    exact = (144 if is_mpeg1 else 72) * bit_rate / _RATES[version][rate_index]
     is_mono = four[3] >> 6 == 3
     side = (17 if is_mono else 32) if is_mpeg1 else (9 if is_mono else 17)
-    return _Header(size + (four[2] >> 1 & 1), side, (version, rate_index))
+    return _Header(int(exact) + (four[2] >> 1 & 1), exact, side, (version, rate_index))
 
 
 class _Frames:
@@ -91,6 +154,7 @@ class _Frames:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
+        self._sizes: dict[bytes, int] = {}  # of frames, by the first three bytes; 0 for none
 
     def header(self, at: int) -> _Header | None:
         """Return the header at byte ``at``, or None if there is none."""
@@ -120,28 +184,58 @@ class _Frames:
             found = data.find(0xFF, found + 1)
         return None
 
-    def tag(self, at: int, header: _Header) -> str | None:
-        """Return what a frame is: a ``"counted"`` or ``"uncounted"`` tag, or None, music."""
-        xing = os.pread(self.descriptor, 8, at + 4 + header.side)
-        if xing[:4] in (b"Xing", b"Info"):
-            return "counted" if len(xing) == 8 and xing[7] & _HAS_FRAMES else "uncounted"
-        return "uncounted" if os.pread(self.descriptor, 4, at + 36) == b"VBRI" else None
+    def tag(self, at: int, header: _Header) -> "_Tag | None":
+        """Return the tag that a frame holds in place of music, or None."""
+        place = at + 4 + header.side
+        data = os.pread(self.descriptor, header.size - header.side - 4, place)
+        if data[:4] in (b"Xing", b"Info"):
+            both = _HAS_FRAMES | _HAS_BYTES
+            if len(data) < 16 or data[7] & both != both:
+                return _Tag(0, 0, False, 0)
+            n_frames, n_bytes = (int.from_bytes(data[i : i + 4], "big") for i in (8, 12))
+            return _Tag(n_frames, n_bytes, data[:4] == b"Info", _delay(data))
+        is_vbri = os.pread(self.descriptor, 4, at + 36) == b"VBRI"
+        return _Tag(0, 0, False, 0) if is_vbri else None
 
     def count(self, at: int) -> int:
-        """Return how many whole frames follow from byte ``at``."""
+        """Return how many whole frames follow from byte ``at``; O(frames), 0.3 us each."""
         n = 0
         while True:
-            header = self.header(at)
-            if header is None:
-                found = self.next(at, _RESYNC)
-                if found is None:
-                    return n
-                at = found
-            elif at + header.size > self.size:
+            found, at = self._run(at)
+            n += found
+            resumed = None if self.header(at) else self.next(at, _RESYNC)
+            if resumed is None:
                 return n
-            else:
+            at = resumed
+
+    def _run(self, at: int) -> tuple[int, int]:
+        """Return how many whole frames follow one another from byte ``at``, and what is behind."""
+        n, sizes = 0, self._sizes
+        while data := os.pread(self.descriptor, _CHUNK, at):
+            place, end = 0, len(data)
+            while place + 3 <= end:
+                lead = data[place : place + 3]
+                size = sizes.get(lead)
+                if size is None:
+                    header = _parse(lead + b"\0")
+                    size = sizes[lead] = header.size if header else 0
+                if not size or at + place + size > self.size:
+                    return n, at + place
                 n += 1
-                at += header.size
+                place += size
+            if place == 0:
+                break
+            at += place
+        return n, at
+
+
+def _delay(tag: bytes) -> int:
+    """Return the samples libmpg123 drops of a stream with a tag that counts its frames."""
+    lame = 8 + sum(size for flag, size in _TAG_FIELDS if tag[7] & flag)
+    delays = tag[lame + _LAME_DELAYS : lame + _LAME_DELAYS + 2]
+    if len(delays) < 2 or not tag[lame]:  # no LAME part
+        return 0
+    return (delays[0] << 4 | delays[1] >> 4) + _DECODER_DELAY
 
 
 def _leader(like: bytes, n_frames: int, n_bytes: int) -> bytes:

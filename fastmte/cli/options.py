@@ -39,6 +39,25 @@ class MemberCount(click.ParamType):
         return int(value)
 
 
+class WindowCount(click.ParamType):
+    """A number of windows of a song, or ``all``."""
+
+    name = "N|all"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """Return the number, or ``all``."""
+        from fastmte.crop import MOST_WINDOWS
+
+        if value == "all" or isinstance(value, int):
+            return value
+        if not value.isdecimal() or not 1 <= int(value) <= MOST_WINDOWS:
+            text = f"must be a number from 1 to {MOST_WINDOWS}, or all, got {value!r}"
+            self.fail(text, param, ctx)
+        return int(value)
+
+
 def _in_a_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Find out now, and not after the work, that a file has no folder to be written in."""
     if path is not None and not path.absolute().parent.is_dir():

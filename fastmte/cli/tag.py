@@ -53,6 +53,13 @@ from fastmte.cli import _process, options
     help="Tags a song in tags.csv  [default: those above the model's thresholds, at most 5; "
     "3 for a model without]",
 )
+@click.option(
+    "--windows",
+    type=options.WindowCount(),
+    default="1",
+    help="Windows of a song whose scores are averaged: one is its centre, more are spread over "
+    "it, all leave out nothing (of songs up to 15 minutes).",
+)
 @options.workers
 @click.pass_context
 def tag(
@@ -74,6 +81,7 @@ def tag(
     threads: int | None,
     timeout: float,
     top: int | None,
+    windows: int | Literal["all"],
     workers: int | None,
 ) -> None:
     """Score the songs in PATHS, folders or files, into the folder OUTPUT.
@@ -132,6 +140,7 @@ def tag(
                 plan=plan,
                 precision=precision,
                 short=short,
+                windows=windows,
                 force=force,
                 retry_failed=retry_failed,
                 on_progress=listener,

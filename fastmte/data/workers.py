@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import math
 import multiprocessing
 import os
 import signal
@@ -87,7 +88,7 @@ class Decoders:
     """
 
     def __init__(
-        self, load: Load, n_workers: int, deadline: float, shape: tuple[int, int], ahead: int = 0
+        self, load: Load, n_workers: int, deadline: float, shape: tuple[int, ...], ahead: int = 0
     ) -> None:
         """Start the processes.
 
@@ -95,7 +96,7 @@ class Decoders:
             load: picklable function from a path to its song; raises InputError or OSError.
             n_workers: number of processes; 0 loads in this process, without a deadline.
             deadline: seconds a song may take.
-            shape: of every song's mel, (bands, frames).
+            shape: of the largest mel a song may have, (bands, frames) or (windows, bands, frames).
             ahead: songs that may be finished before a slower one ahead of them; default 64
                 or four a process. One costs a mel, 0.5 MB for (96, 1366).
 
@@ -106,12 +107,12 @@ class Decoders:
             raise ValueError(f"n_workers must be at least 0, got {n_workers}")
         if not deadline > 0:
             raise ValueError(f"deadline must be positive, got {deadline}")
-        self._load, self._deadline, self._shape = load, deadline, shape
+        self._load, self._deadline = load, deadline
         self._ahead = ahead or max(64, 4 * n_workers)
         self._failed_starts = 0
         self._workers: list[_Worker] = []
         for _ in range(n_workers):
-            slot = _SPAWN.RawArray("f", shape[0] * shape[1])
+            slot = _SPAWN.RawArray("f", math.prod(shape))
             self._workers.append(_Worker(load, slot))
 
     def __enter__(self) -> "Decoders":
@@ -188,22 +189,17 @@ class Decoders:
         for i, worker in enumerate(self._workers):
             if worker.connection in speaking:
                 try:
-                    outcome = worker.connection.recv()
+                    answer = worker.connection.recv()
                 except (EOFError, OSError):
                     yield from self._bury(i, todo)
                     continue
-                if outcome is None:
+                if answer is None:
                     worker.is_ready, self._failed_starts = True, 0
                     continue
-                yield worker.take_song().index, self._with_mel(outcome, worker)
+                outcome, shape = answer
+                yield worker.take_song().index, _with_mel(outcome, shape, worker.slot)
             elif now > limits[worker.connection]:
                 yield from self._overdue(i)
-
-    def _with_mel(self, outcome: Outcome, worker: "_Worker") -> Outcome:
-        if outcome.song is None:
-            return outcome
-        mel = np.frombuffer(worker.slot, np.float32).reshape(self._shape).copy()
-        return replace(outcome, song=replace(outcome.song, mel=mel))
 
     def _bury(self, i: int, todo: "_Todo") -> Iterator[tuple[int, Outcome]]:
         """Replace a process that died; its song gets a second trial, once."""
@@ -237,6 +233,14 @@ class Decoders:
                     'this process, and a script needs if __name__ == "__main__":'
                 )
         self._workers[i] = _Worker(self._load, self._workers[i].slot)
+
+
+def _with_mel(outcome: Outcome, shape: tuple[int, ...], slot: Any) -> Outcome:
+    """Return an outcome with the mel of this shape that lies in the shared memory."""
+    if outcome.song is None:
+        return outcome
+    mel = np.frombuffer(slot, np.float32)[: math.prod(shape)].reshape(shape).copy()
+    return replace(outcome, song=replace(outcome.song, mel=mel))
 
 
 @dataclass(frozen=True)
@@ -349,12 +353,15 @@ def _serve(connection: Connection, slot: Any, load: Load, parent: int) -> None:
                 outcome = attempt(load, path)
             except BaseException as error:  # reported, then this process ends of it
                 text = f"{type(error).__name__}: {error}"
-                connection.send(Outcome("crash", "DECODER_CRASH", text))
+                connection.send((Outcome("crash", "DECODER_CRASH", text), ()))
                 raise
+            shape: tuple[int, ...] = ()
             if outcome.song is not None:
-                mels[:] = outcome.song.mel.reshape(-1)
+                mel = outcome.song.mel
+                shape = mel.shape
+                mels[: mel.size] = mel.reshape(-1)
                 outcome = replace(outcome, song=replace(outcome.song, mel=_NO_MEL))
-            connection.send(outcome)
+            connection.send((outcome, shape))
 
 
 def die_with_parent() -> None:
