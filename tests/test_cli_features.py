@@ -4,12 +4,19 @@ import json
 
 import numpy as np
 import pytest
+import small_songs
 import soundfile
+import torch
 from click.testing import CliRunner
 
+from fastmte import checkpoint
 from fastmte.cli import main
+from fastmte.data import extractor
 from fastmte.data.descriptors import Descriptors
+from fastmte.data.extractor import SVM_MODELS
+from fastmte.data.songs import load_mel
 from fastmte.features import ACOUSTICBRAINZ_KEYS, MEL_DESCRIPTORS, mel_descriptors
+from fastmte.mel import MelConfig
 
 HEADER = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
 
@@ -91,9 +98,9 @@ def test_collection_of_published_mels(tmp_path, rng):
     np.testing.assert_array_equal(features[0], mel_descriptors(mels[0]))
     np.testing.assert_array_equal(features[1], mel_descriptors(mels[1][:, 316 : 316 + 1366]))
     for array, message in (
-        (mels[0].T, "must be a mel of shape (96, frames), got (1366, 96)"),
-        (np.full((96, 2000), np.nan), "has values that are not finite"),
-        (np.array([{}], object), "no array of numbers (Array can't be memory-mapped"),
+        (mels[0].T, "must be (96, frames), got (1366, 96)"),
+        (np.full((96, 2000), np.nan, np.float32), "has values that are not finite"),
+        (np.array([{}], object), "not a mel in .npy (Array can't be memory-mapped"),
     ):
         np.save(path, array, allow_pickle=True)
         result = run(*arguments)
@@ -129,6 +136,110 @@ def test_other_mels_are_named(tmp_path):
     arguments = (tmp_path / "in", "-o", tmp_path / "f.npz", "--workers", 0, "--mel", "mtg2023")
     assert run(*arguments).exit_code == 0
     assert Descriptors.load(tmp_path / "f.npz").source == "mel:mtg2023"
+
+
+def test_embeddings_of_a_model(tmp_path, rng):
+    model = small_songs.checkpoint()
+    checkpoint.save(model, tmp_path / "model")
+    write_tone(tmp_path / "in/a.wav", 300)
+    np.save(tmp_path / "mel.npy", rng.normal(-40, 10, (96, 90)).astype(np.float32))
+    for workers in (0, 1):
+        output = tmp_path / f"{workers}.npz"
+        arguments = ("-o", output, "--model", tmp_path / "model", "--workers", workers)
+        result = run(tmp_path / "in", *arguments)
+        assert result.exit_code == 0, result.output
+        assert "1 songs, 1024 descriptors (embedding:resnet18:" in result.stdout
+        table = Descriptors.load(output)
+        assert table.names[0] == "member_0.feature_0" and table.names[-1] == "member_1.feature_511"
+        assert table.is_uniform and len(table.source.split(":")[2]) == 12
+        mel = load_mel(tmp_path / "in/a.wav", MelConfig.of("mtg2019"), small_songs.FRAMES).mel
+        with torch.inference_mode():
+            expected = model.ensemble.backbone(torch.from_numpy(mel)[None]).flatten()
+        np.testing.assert_allclose(table.features[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def models_in(folder, names=SVM_MODELS):
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.history").write_bytes(b"no model")
+    return folder
+
+
+def test_svm_models_that_are_not_there_are_named(tmp_path):
+    pytest.importorskip("essentia")
+    write_tone(tmp_path / "in/a.wav")
+    folder = models_in(tmp_path / "models", SVM_MODELS[:-2])
+    result = run(tmp_path / "in", "-o", tmp_path / "f.npz", "--svm-models", folder)
+    assert result.exit_code == 1
+    assert "models: lacks timbre.history, tonal_atonal.history; Essentia's" in result.stderr
+    assert len(SVM_MODELS) == 11
+
+
+def test_files_that_are_no_svm_models_are_named(tmp_path):
+    pytest.importorskip("essentia")
+    write_tone(tmp_path / "in/a.wav")
+    folder = models_in(tmp_path / "models")
+    result = run(tmp_path / "in", "-o", tmp_path / "f.npz", "--svm-models", folder, "--workers", 0)
+    assert result.exit_code == 1
+    assert "models: not Essentia's SVM models (Error while configuring" in result.stderr
+
+
+class Pool(dict):
+    def descriptorNames(self):
+        return list(self)
+
+
+@pytest.mark.parametrize("lacks", [None, "highlevel.timbre.all.dark"])
+def test_svm_models_give_the_papers_descriptors(tmp_path, monkeypatch, lacks):
+    """The extractor's pool and the classifiers' together, in the paper's order."""
+    pytest.importorskip("essentia")
+    values = {key: 0.5 + i / 64 for i, key in enumerate(reversed(ACOUSTICBRAINZ_KEYS))}
+    high = Pool({k: v for k, v in values.items() if k.startswith("high") and k != lacks})
+    low = Pool({k: v for k, v in values.items() if k.startswith("low")})
+    monkeypatch.setattr(
+        extractor, "_algorithms", lambda models: (lambda path: (low, None), lambda pool: high)
+    )
+    write_tone(tmp_path / "in/a.wav")
+    folder = models_in(tmp_path / "models")
+    result = run(tmp_path / "in", "-o", tmp_path / "f.npz", "--svm-models", folder, "--workers", 0)
+    if lacks:
+        assert result.exit_code == 1
+        assert f"the SVM models do not give {lacks}" in result.stderr
+        return
+    assert result.exit_code == 0, result.output
+    table = Descriptors.load(tmp_path / "f.npz")
+    assert (table.names, table.source, table.is_uniform) == (ACOUSTICBRAINZ_KEYS, "svm", True)
+    assert table.features.tolist() == [[values[key] for key in ACOUSTICBRAINZ_KEYS]]
+
+
+def test_essentias_own_numbers(tmp_path):
+    pytest.importorskip("essentia")
+    write_tone(tmp_path / "in/a.wav", 440, seconds=3)
+    (tmp_path / "in/b.wav").write_bytes(b"RIFF nothing")
+    soundfile.write(tmp_path / "in/c.wav", np.zeros((1000, 3)), 12000)
+    result = run(tmp_path / "in", "-o", tmp_path / "f.npz", "--source", "essentia", "--workers", 0)
+    assert result.exit_code == 3, result.output
+    assert "c.wav: Essentia reads one or two channels, it has 3 [UNSUPPORTED]" in result.stderr
+    table = Descriptors.load(tmp_path / "f.npz")
+    assert (table.ids, table.source, table.is_uniform) == (("a.wav",), "essentia", False)
+    assert len(table.names) > 100 and list(table.names) == sorted(table.names)
+    centroid = table.features[0, table.names.index("lowlevel.spectral_centroid.mean")]
+    assert centroid == pytest.approx(440, rel=0.1)
+
+
+@pytest.mark.parametrize("options", [("--source", "essentia"), ("--svm-models", ".")])
+def test_without_essentia_it_is_said_how_to_get_it(tmp_path, monkeypatch, options):
+    monkeypatch.setattr("fastmte.extras.find_spec", lambda name: None)
+    result = run(tmp_path, "-o", tmp_path / "f.npz", *options)
+    assert result.exit_code == 2
+    assert f"'{options[0]}'" in result.stderr or options[0] in result.stderr
+    assert "essentia is not installed: pip install 'fastmte[essentia]'" in result.stderr
+
+
+def test_one_kind_of_descriptors_at_a_time(tmp_path):
+    result = run(tmp_path, "-o", tmp_path / "f.npz", "--source", "mel", "--model", tmp_path)
+    assert result.exit_code == 2
+    assert "--source and --model exclude each other" in result.stderr
 
 
 def test_nothing_to_describe(tmp_path):

@@ -30,7 +30,7 @@ LAYERS = [
     {"audio", "mel", "crop", "features", "labels", "metrics", "models", "partition"},
     {"data", "ensemble", "checkpoint"},
     {"plan"},
-    {"runs", "convert", "export"},
+    {"embed", "runs", "convert", "export"},
     {"train", "predict", "report"},
     {"cli"},
     {"__main__"},

@@ -169,4 +169,4 @@ threads = click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads  [default: one a core]"
 )
 workers = _workers()
-workers_of_source = _workers(" (--source mel only)")
+workers_of_source = _workers(" (not for --source acousticbrainz)")

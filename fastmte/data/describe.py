@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmte.crop import FRAMES, crop_mel
+from fastmte.crop import FRAMES, centre_start, crop_mel
 from fastmte.data.songs import SongMel, load_mel
+from fastmte.data.store import load_npy
 from fastmte.data.workers import Decoders
 from fastmte.errors import InputError
-from fastmte.features import FRAME_RATE, mel_descriptors
+from fastmte.features import mel_descriptors
 from fastmte.mel import MelConfig
 
 DEADLINE = 120.0  # seconds the decoding of one song may take
@@ -30,8 +31,8 @@ def describe_songs(
     Raises:
         RuntimeError: a process cannot even start.
     """
-    n_workers = _n_cores() if n_workers is None else n_workers
-    load = partial(_load, config=config)
+    n_workers = n_cores() if n_workers is None else n_workers
+    load = partial(load_middle, config=config)
     shape = (config.bands, FRAMES)
     with Decoders(load, min(n_workers, len(paths)), DEADLINE, shape) as decoders:
         for outcome in decoders.map(os.fsencode(path) for path in paths):
@@ -41,35 +42,32 @@ def describe_songs(
                 yield mel_descriptors(outcome.song.mel, config.db_per_decade)
 
 
-def _n_cores() -> int:
+def n_cores() -> int:
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _load(path: bytes, config: MelConfig) -> SongMel:
-    return _load_npy(path) if path.endswith(b".npy") else load_mel(path, config)
+def load_middle(path: bytes, config: MelConfig, frames: int = FRAMES) -> SongMel:
+    """Return the middle of a song, from its audio or from its mel as a .npy.
 
-
-def _load_npy(path: bytes) -> SongMel:
-    """Return the centre of one of MTG's published mels."""
-    name = os.fsdecode(path)
-    try:
-        mel = np.load(name, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{name}: no array of numbers ({error})") from error
-    if mel.ndim != 2 or mel.shape[0] != 96 or not mel.shape[1] or mel.dtype.kind != "f":
-        raise InputError(f"{name}: must be a mel of shape (96, frames), got {mel.shape}")
-    crop = crop_mel(mel)
+    Raises:
+        InputError: the file is no song.
+    """
+    if not path.lower().endswith(b".npy"):
+        return load_mel(path, config, frames)
+    mel = load_npy(Path(os.fsdecode(path)))
+    crop = crop_mel(mel, frames)
     if not np.isfinite(crop).all():
-        raise InputError(f"{name}: has values that are not finite")
-    n_frames = mel.shape[1]
+        raise InputError(f"{os.fsdecode(path)}: has values that are not finite")
+    total = mel.shape[1]
     return SongMel(
         mel=crop,
-        n_samples=n_frames * 256,
-        n_frames=n_frames,
-        start_frame=max(0, (n_frames - FRAMES) // 2),
-        duration_s=n_frames / FRAME_RATE,
-        sample_rate=12000,
+        n_samples=total * config.hop,
+        n_frames=total,
+        start_frame=centre_start(total, frames),
+        duration_s=total * config.hop / config.sample_rate,
+        sample_rate=config.sample_rate,
         channels=1,
-        status="ok" if n_frames >= FRAMES else "ok_short",
+        status="ok" if total >= frames else "ok_short",
         warnings=(),
     )

@@ -10,11 +10,8 @@ import numpy as np
 from fastmte.data.jamendo import Songs
 from fastmte.data.task_files import load_numpy
 from fastmte.errors import InputError
-from fastmte.features import ACOUSTICBRAINZ_KEYS, MEL_DESCRIPTORS, read_acousticbrainz
+from fastmte.features import read_acousticbrainz
 from fastmte.files import atomic_write
-
-SOURCES = {"acousticbrainz": ACOUSTICBRAINZ_KEYS, "mel": MEL_DESCRIPTORS}
-"""Where descriptors come from, and their names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +22,8 @@ class Descriptors:
         ids: N names of songs: ids of a collection, or paths in a folder.
         names: D names of descriptors.
         features: (N, D) float64, finite.
-        source: what made them: ``acousticbrainz``, ``mel:PRESET``, or the maker's own word.
+        source: what made them: ``acousticbrainz``, ``svm``, ``essentia``, ``mel:PRESET``,
+            ``embedding:BACKBONE:HASH``, or the maker's own word.
     """
 
     ids: tuple[str, ...]
@@ -36,7 +34,7 @@ class Descriptors:
     @property
     def is_uniform(self) -> bool:
         """True where all descriptors have the same unit, so that nothing has to be scaled."""
-        return self.source == "acousticbrainz"
+        return self.source.partition(":")[0] in ("acousticbrainz", "svm", "embedding")
 
     def has(self, songs: Songs) -> np.ndarray:
         """Return which of these songs have a row, (N,) bool."""

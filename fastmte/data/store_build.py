@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmte.crop import BANDS, centre_start, crop_mel
-from fastmte.data.songs import SongMel, load_mel
-from fastmte.data.store import FORMAT, MELS, SIDECAR, Progress, load_npy, read_sidecar
+from fastmte.crop import BANDS
+from fastmte.data.describe import load_middle, n_cores
+from fastmte.data.store import FORMAT, MELS, SIDECAR, Progress, read_sidecar
 from fastmte.data.workers import Decoders, Outcome
 from fastmte.errors import InputError
 from fastmte.files import locked, write_json
@@ -93,34 +93,12 @@ def _decode(
 ) -> Iterator[tuple[int, Outcome]]:
     """Yield each row and what its file decoded to, in order."""
     if workers is None:
-        workers = os.cpu_count() or 1
+        workers = n_cores()
     # A process starts in the time it takes to decode a dozen songs.
     n_workers = min(workers, len(rows) // 12)
-    load = partial(_load, config=config, frames=frames)
+    load = partial(load_middle, config=config, frames=frames)
     with Decoders(load, n_workers, DEADLINE, (BANDS, frames)) as decoders:
         yield from zip(rows, decoders.map(names[row] for row in rows), strict=True)
-
-
-def _load(path: bytes, config: MelConfig, frames: int) -> SongMel:
-    """Return the middle of a song, from its audio or from its mel as a .npy."""
-    if not path.lower().endswith(b".npy"):
-        return load_mel(path, config, frames)
-    mel = load_npy(Path(os.fsdecode(path)))
-    crop = crop_mel(mel, frames)
-    if not np.isfinite(crop).all():
-        raise InputError(f"{os.fsdecode(path)}: has values that are not finite")
-    total = mel.shape[1]
-    return SongMel(
-        mel=crop,
-        n_samples=total * config.hop,
-        n_frames=total,
-        start_frame=centre_start(total, frames),
-        duration_s=total * config.hop / config.sample_rate,
-        sample_rate=config.sample_rate,
-        channels=1,
-        status="ok" if total >= frames else "ok_short",
-        warnings=(),
-    )
 
 
 class _Journal:
