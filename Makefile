@@ -74,8 +74,9 @@ cuda-check: $(READY)
 
 bench: $(READY)
 	@mkdir -p bench/results
-	$(RUN) -m pytest bench/bench_ops.py --benchmark-json=bench/results/ops.json
 	$(RUN) -m pytest bench/bench_store.py --benchmark-json=bench/results/store.json
+	OPENBLAS_NUM_THREADS=1 $(RUN) -m pytest bench/bench_centroids.py \
+		--benchmark-json=bench/results/centroids.json
 	OPENBLAS_NUM_THREADS=1 $(RUN) -m pytest bench/bench_partition.py \
 		--benchmark-json=bench/results/partition.json
 	$(TUNED_MALLOC) $(RUN) -m pytest bench/bench_stems.py --benchmark-json=bench/results/stems.json

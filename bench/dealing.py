@@ -4,6 +4,7 @@ All return the points in the order they are taken, (n,) int64, the seeds first.
 """
 
 import numpy as np
+import pandas as pd
 
 
 def by_the_text(points: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -21,22 +22,32 @@ def by_the_text(points: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     return np.array(order)
 
 
-def by_a_loop(points: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Measure one point after another in Python."""
-    clusters = [[int(seed)] for seed in seeds]
-    free = [i for i in range(len(points)) if i not in set(seeds.tolist())]
-    order = [*seeds.tolist()]
+def by_the_authors(table: pd.DataFrame, firsts: np.ndarray) -> np.ndarray:
+    """Deal as the paper's published notebook does: one label of a DataFrame after another.
+
+    At each turn every row of the table is measured, the taken ones among them, by numpy on
+    pandas' rows, from the middle of the last two points of the cluster; the free row that is
+    farthest is taken, the first of several.
+
+    Args:
+        table: (n, d), one row a point.
+        firsts: (2 K,) the two points each cluster begins with, one cluster after another.
+    """
+    clusters = [list(pair) for pair in table.index[firsts].to_numpy().reshape(-1, 2)]
+    free = [name for name in table.index if name not in set(table.index[firsts])]
+    order = list(table.index[firsts])
     while free:
-        cluster = clusters[len(order) % len(seeds)]
-        farthest, largest = free[0], -1.0
-        for point in free:
-            distance = np.linalg.norm(points[point] - np.mean(points[cluster], axis=0))
-            if distance > largest:
-                farthest, largest = point, distance
-        free.remove(farthest)
+        cluster = clusters[(len(order) - len(firsts)) % len(clusters)]
+        middle = (table.loc[cluster[-1]] + table.loc[cluster[-2]]) / 2
+        farthest, largest = None, -1.0
+        for name, row in table.iterrows():
+            distance = np.linalg.norm(middle - row.to_numpy())
+            if distance > largest and name in free:
+                farthest, largest = name, np.linalg.norm(middle - row.to_numpy())
         cluster.append(farthest)
         order.append(farthest)
-    return np.array(order)
+        free.remove(farthest)
+    return table.index.get_indexer(order)
 
 
 def by_one_product_a_turn(points: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -49,6 +60,22 @@ def by_one_product_a_turn(points: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         cluster, size = turn % len(seeds), 1 + turn // len(seeds)
         point = int(np.argmax(squares - points @ (sums[cluster] * (2 / size))))
         sums[cluster] += points[point]
+        squares[point] = -np.inf
+        order.append(point)
+    return np.array(order)
+
+
+def by_a_gram_matrix(points: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Multiply all points by all at once, and keep running sums of its rows: O(n^2) memory."""
+    points = points - points.mean(axis=0)
+    gram = points @ points.T
+    sums, order = gram[seeds].copy(), [*seeds.tolist()]
+    squares = gram.diagonal().copy()
+    squares[seeds] = -np.inf
+    for turn in range(len(points) - len(seeds)):
+        cluster, size = turn % len(seeds), 1 + turn // len(seeds)
+        point = int(np.argmax(squares - sums[cluster] * (2 / size)))
+        sums[cluster] += gram[point]
         squares[point] = -np.inf
         order.append(point)
     return np.array(order)

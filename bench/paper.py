@@ -35,22 +35,6 @@ def centroids_by_scipy(features: np.ndarray, labels: "object") -> np.ndarray:
     return np.asarray(labels.T @ features) / counts[:, None]  # type: ignore[attr-defined]
 
 
-def dissimilar_kmeans(points: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Return each point's cluster, every centroid and distance computed anew: (L,) int64."""
-    clusters = [[int(seed)] for seed in seeds]
-    free = [i for i in range(len(points)) if i not in set(seeds.tolist())]
-    turn = 0
-    while free:
-        centroid = points[clusters[turn]].mean(axis=0)
-        distance = np.linalg.norm(points[free] - centroid, axis=1)
-        clusters[turn].append(free.pop(int(distance.argmax())))
-        turn = (turn + 1) % len(seeds)
-    label = np.empty(len(points), np.int64)
-    for k, cluster in enumerate(clusters):
-        label[cluster] = k
-    return label
-
-
 def one_after_another(
     members: Sequence[nn.Module], parts: Sequence[Tensor], mels: Tensor
 ) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("the benchmarks are not part of an installed package", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from bench import paper, table  # noqa: E402
+from bench import dealing, paper, table  # noqa: E402
 from fastmte.cli import COMMANDS, main  # noqa: E402
 
 BENCH = """
@@ -99,9 +100,27 @@ def test_the_readme_names_only_options_that_exist():
     assert {"--model", "--resume", "--force"} <= named <= options_of(main)
 
 
-def test_the_papers_dkmeans_by_hand():
+WAYS = [
+    dealing.by_the_text,
+    dealing.by_one_product_a_turn,
+    dealing.by_one_product_a_round,
+    dealing.by_a_gram_matrix,
+]
+
+
+@pytest.mark.parametrize("deal", WAYS)
+def test_the_baselines_deal_alike(deal, rng):
     points = np.array([[0.0], [1.0], [5.0], [6.0]])
-    np.testing.assert_array_equal(paper.dissimilar_kmeans(points, np.array([0, 1])), [0, 1, 1, 0])
+    assert deal(points, np.array([0, 1])).tolist() == [0, 1, 3, 2]
+    points, seeds = rng.normal(size=(40, 3)), rng.choice(40, 3, replace=False)
+    assert deal(points, seeds).tolist() == WAYS[0](points, seeds).tolist()
+
+
+def test_the_authors_deal_by_the_last_two():
+    table = pd.DataFrame([[0.0], [2.0], [7.0], [9.0], [4.0], [1.0]], index=list("abcdef"))
+    # The middles are 1, 8; then of 9 and 0 4.5, of 2 and 7 4.5: "b" is as far as "c" and first.
+    order = dealing.by_the_authors(table, np.array([0, 5, 2, 4]))
+    assert order.tolist() == [0, 5, 2, 4, 3, 1]
 
 
 def test_the_papers_merge_puts_labels_in_order():

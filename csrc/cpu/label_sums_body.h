@@ -4,6 +4,7 @@ typedef double Doubles __attribute__((vector_size(kBytes), aligned(8), may_alias
 typedef float Floats __attribute__((vector_size(kBytes), aligned(4), may_alias));
 typedef float HalfFloats __attribute__((vector_size(kBytes / 2), aligned(4), may_alias));
 
+constexpr int64_t kPage = 4096;  // beyond which a processor does not read ahead by itself
 // Of a row, kept in registers while its labels are passed: half of the registers.
 constexpr int kVectorsOfTile = kBytes == 64 ? 16 : 8;
 
@@ -32,13 +33,13 @@ FASTMTE_TARGET FASTMTE_INLINE void load(const float* x, Doubles& to) {
 // read again after every store.
 template <int kVectors, typename T>
 FASTMTE_TARGET bool add_narrow(SongRows<T> rows, SongLabels labels, LabelSums to) {
-  constexpr int64_t kWidth = kBytes / sizeof(double), kRowsAhead = 16;
+  constexpr int64_t kWidth = kBytes / sizeof(double);
   uint64_t first = labels.crow[0];
   for (int64_t song = 0; song < rows.n_songs; ++song) {
     const uint64_t last = labels.crow[song + 1];  // -1 is beyond all
     if (first > last || last > labels.n_pairs) return false;
     const T* x = rows[song];
-    __builtin_prefetch(x + kRowsAhead * rows.n_features);
+    __builtin_prefetch(x + kPage / sizeof(T));
     if (first == last && !is_finite_body(x, rows.n_features)) return false;
     Doubles row[kVectors];
     FASTMTE_UNROLL
@@ -102,6 +103,7 @@ FASTMTE_TARGET bool add_wide(SongRows<T> rows, SongLabels labels, LabelSums to, 
       ++to.counts[before];
     }
     const T* x = rows[song];
+    __builtin_prefetch(x + kPage / sizeof(T));
     if (n == 0 && !is_finite_body(x, rows.n_features)) return false;
     int64_t d = 0;
     for (; d + kTile <= rows.n_features; d += kTile)
