@@ -274,6 +274,10 @@ def dkmeans_assign(
     rule for ties make the answer the same on every tier, device, instruction set and number of
     threads. Equal points cost as much as one.
 
+    The CPU deals CUDA tensors too: a turn waits for the one before, and few distances are needed.
+    The copies (8 n D bytes there, 16 n back) take about 50 us for few points and 1 % of the time
+    for many.
+
     Args:
         points: (n, D) float64.
         seeds: (K,) int64, the first point of each member; distinct. (R, K) for R runs over the

@@ -1,7 +1,12 @@
 // dkmeans_assign of CUDA tensors: the CPU deals the points.
 //
-// Every turn waits for the one before, and the scan measures a few percent of the distances: a
-// device that measures all of them, turn by turn, would be slower at every size of a label space.
+// Every turn waits for the one before, so a device would wait for its whole grid about twice a
+// round of K turns, some 10 us: 56 points would take it 150 us and more, the CPU 20. With many
+// points the CPU's scan measures a few percent of the distances, and a device would have to prune
+// as well to keep up (100,000 x 512 heavy-tailed points: 1.5 s of the CPU). What it could gain is
+// isotropic points of hundreds of features, with n D K beyond 1e8: by estimate, and by none that
+// was run, some ten times at 20,000 x 512. The copies are 8 n D bytes there and 16 n back: about
+// 50 us for few points, 1 % of the time for many.
 #include <torch/csrc/stable/library.h>
 
 #include <array>
