@@ -5,6 +5,7 @@ without an underscore takes the tensors of the operator of its name; a kernel
 takes arrays, marked IN, OUT or TMP.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,6 @@ from fastmte.reference import (
     SONGS_PER_GROUP,
     centroids_of,
     has_groups,
-    unit_points,
 )
 
 Array = NDArray[Any]
@@ -192,7 +192,8 @@ def dkmeans_assign_counted(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`fastmte.ops.dkmeans_assign`; the third is how many distances were computed."""
     _checks.dkmeans_assign(points, seeds, tie_tol, last_two)
-    unit = _array(unit_points(points))
+    unit = np.empty(tuple(points.shape))
+    _scale(_array(points), unit)
     runs = _array(seeds.reshape(-1, seeds.size(-1)))
     labels = np.empty((len(runs), len(unit)), np.int64)
     order = np.empty((len(runs), len(unit)), np.int64)
@@ -208,6 +209,35 @@ def dkmeans_assign_counted(
         torch.from_numpy(order).reshape(shape),
         torch.from_numpy(counts).reshape(seeds.shape[:-1]),
     )
+
+
+@njit(cache=True, nogil=True)
+def _scale(  # type: ignore[no-untyped-def]
+    points: Array,  # IN  (n, D) float64
+    unit: Array,  # OUT (n, D) float64
+):
+    """Shift and scale as ``reference.unit_points``, in two passes instead of a dozen."""
+    n_points, n_features = points.shape
+    least, most = points[0].copy(), points[0].copy()
+    for i in range(n_points):
+        for d in range(n_features):
+            least[d] = min(least[d], points[i, d])
+            most[d] = max(most[d], points[i, d])
+    largest = 0.0
+    for d in range(n_features):
+        shift = 0.0
+        if least[d] > 0 and most[d] <= 2 * least[d]:
+            shift = least[d]
+        elif most[d] < 0 and least[d] >= 2 * most[d]:
+            shift = most[d]
+        largest = max(largest, abs(least[d] - shift), abs(most[d] - shift))
+        least[d] = shift
+    exponent = math.frexp(largest)[1]
+    half = exponent // 2
+    first, second = math.ldexp(1.0, -half), math.ldexp(1.0, half - exponent)
+    for i in range(n_points):
+        for d in range(n_features):
+            unit[i, d] = (points[i, d] - least[d]) * first * second + 0.0
 
 
 @njit(cache=True, nogil=True)

@@ -23,7 +23,7 @@ def uncompiled(monkeypatch):
     from fastmte import _kernels, _kernels_maps
 
     for module, names in (
-        (_kernels, ("_crop", "_add_pairs", "_deal")),
+        (_kernels, ("_crop", "_add_pairs", "_scale", "_deal")),
         (_kernels_maps, MAP_KERNELS),
     ):
         for name in names:
