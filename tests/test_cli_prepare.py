@@ -116,11 +116,26 @@ def test_an_output_that_is_a_file_is_one_line(place: Path) -> None:
     assert result.stderr.startswith("Error: ")
 
 
+def test_a_finished_store_is_checked_and_mended(place: Path) -> None:
+    songs = write_songs(place / "music")
+    songs[0].write_bytes(b"")
+    assert run("music", *OPTIONS).exit_code == 3
+    mels = np.load("store/mels.npy", mmap_mode="r+")
+    good = mels[2].copy()
+    mels[2] = 0
+    mels.flush()
+    write_songs(place / "music", (0.3,))
+    result = run("music", *OPTIONS, "--retry-failed")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "4 songs of preset mtg2019: store\n"
+    np.testing.assert_array_equal(np.load("store/mels.npy")[2], good)
+
+
 def test_ctrl_c_keeps_what_is_ready(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmte.data import store_build
+    from fastmte.data import describe
 
     write_songs(place / "music")
-    whole, seen = store_build.load_mel, []
+    whole, seen = describe.load_mel, []
 
     def load(path: bytes, *args: object) -> object:
         if len(seen) == 2:
@@ -128,10 +143,10 @@ def test_ctrl_c_keeps_what_is_ready(place: Path, monkeypatch: pytest.MonkeyPatch
         seen.append(path)
         return whole(path, *args)
 
-    monkeypatch.setattr(store_build, "load_mel", load)
+    monkeypatch.setattr(describe, "load_mel", load)
     result = run("music", *OPTIONS)
     assert result.exit_code == 130
     assert "songs that are ready are kept" in result.stderr
-    monkeypatch.setattr(store_build, "load_mel", lambda *a: seen.append(a[0]) or whole(*a))
+    monkeypatch.setattr(describe, "load_mel", lambda *a: seen.append(a[0]) or whole(*a))
     assert run("music", *OPTIONS).exit_code == 0
     assert len(seen) == 4

@@ -16,7 +16,7 @@ import soundfile
 import torch
 
 from fastmte.crop import centre_start, crop_mel
-from fastmte.data import npy_mels, store_build
+from fastmte.data import describe, npy_mels
 from fastmte.data.batches import BatchRoom, LabelledMels
 from fastmte.data.songs import load_mel
 from fastmte.data.store import FORMAT, MELS, SIDECAR, MelStore
@@ -159,7 +159,7 @@ def test_an_interrupted_build_goes_on(
 ) -> None:
     songs[0].write_bytes(b"")
     build = partial(MelStore.build, songs, names(songs), config=CONFIG, frames=FRAMES, workers=0)
-    monkeypatch.setattr(store_build, "load_mel", Counted(stop_after=2))
+    monkeypatch.setattr(describe, "load_mel", Counted(stop_after=2))
     with pytest.raises(KeyboardInterrupt):
         build(folder=tmp_path / "store")
     with pytest.raises(InputError, match="no finished mel store"):
@@ -167,7 +167,7 @@ def test_an_interrupted_build_goes_on(
     with open(tmp_path / "store" / "journal.jsonl", "ab") as file:
         file.write(b'{"row": 2, "id": "so')  # cut off by a power failure
     rest = Counted()
-    monkeypatch.setattr(store_build, "load_mel", rest)
+    monkeypatch.setattr(describe, "load_mel", rest)
     store = build(folder=tmp_path / "store")
     assert rest.paths == ["song-2", "song-3"]
     fresh = build(folder=tmp_path / "fresh")
@@ -204,7 +204,7 @@ def test_a_killed_build_keeps_its_songs(tmp_path: Path, monkeypatch: pytest.Monk
                 break
     assert process.returncode == -signal.SIGKILL
     rest = Counted()
-    monkeypatch.setattr(store_build, "load_mel", rest)
+    monkeypatch.setattr(describe, "load_mel", rest)
     ids = [str(path) for path in songs]
     store = MelStore.build(songs, ids, tmp_path / "store", CONFIG, FRAMES, 0)
     assert len(rest.paths) <= 300 - 9
@@ -221,7 +221,7 @@ def test_a_store_is_never_of_two_kinds(songs: list[Path], tmp_path: Path) -> Non
         ({"config": other}, "mel preset was mtg2019, got mtg2023"),
         ({"frames": 41}, "--frames was 40, got 41"),
         ({"paths": songs[:3], "ids": names(songs[:3])}, "number of songs was 4, got 3"),
-        ({"ids": ["a", "b", "c", "d"]}, "the songs' files differ"),
+        ({"ids": ["a", "b", "c", "d"]}, "the songs differ"),
     ]:
         settings = {"paths": songs, "ids": names(songs), "config": CONFIG, "frames": FRAMES}
         with pytest.raises(InputError, match=message):
@@ -229,9 +229,79 @@ def test_a_store_is_never_of_two_kinds(songs: list[Path], tmp_path: Path) -> Non
     store.require(CONFIG)
     with pytest.raises(InputError, match=r"of preset mtg2019 where mtg2023 is wanted: .* --mel"):
         store.require(other)
-    os.utime(songs[0], (1, 1))
-    with pytest.raises(InputError, match="the songs' files differ"):
-        MelStore.build(songs, names(songs), folder, CONFIG, FRAMES)
+
+
+def test_songs_that_have_changed_are_decoded_again_and_no_others(
+    songs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    songs[0].write_bytes(b"")
+    build = partial(MelStore.build, songs, names(songs), tmp_path / "store", CONFIG, FRAMES, 0)
+    before = build()
+    assert before.ids == ("song-1", "song-2", "song-3")
+    decoded = Counted()
+    monkeypatch.setattr(describe, "load_mel", decoded)
+    assert build(is_checked=True).hash == before.hash
+    assert decoded.paths == []
+    write_songs(tmp_path / "songs", SECONDS[:1])  # the broken one has been mended
+    os.utime(songs[2], (1, 1))
+    after = build()
+    assert decoded.paths == ["song-0", "song-2"]
+    assert after.ids == ("song-0", "song-1", "song-2", "song-3") and after.failed == ()
+    assert after.hash != before.hash
+    fresh = MelStore.build(songs, names(songs), tmp_path / "fresh", CONFIG, FRAMES, 0)
+    everything = np.arange(4)
+    assert torch.equal(after.gather(everything, FRAMES), fresh.gather(everything, FRAMES))
+    assert after.hash == fresh.hash
+
+
+def test_songs_that_failed_are_tried_again_on_request(
+    songs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = partial(MelStore.build, songs, names(songs), tmp_path / "store", CONFIG, FRAMES, 0)
+    whole = describe.load_mel
+
+    def fails_once(path: bytes, *how: object) -> object:
+        if path.endswith(b"song-1.wav"):
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(path, *how)
+
+    monkeypatch.setattr(describe, "load_mel", fails_once)
+    assert [one["id"] for one in build().failed] == ["song-1"]
+    monkeypatch.setattr(describe, "load_mel", whole)
+    assert len(build().failed) == 1
+    store = build(retry_failed=True)
+    assert (len(store), store.failed) == (4, ())
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_damaged_mels_are_found_and_made_again(
+    songs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+) -> None:
+    folder = tmp_path / "store"
+    build = partial(MelStore.build, songs, names(songs), folder, CONFIG, FRAMES, 0)
+    if is_finished:
+        before = build()
+    else:
+        monkeypatch.setattr(describe, "load_mel", Counted(stop_after=3))
+        with pytest.raises(KeyboardInterrupt):
+            build()
+        monkeypatch.undo()
+    mels = np.load(folder / MELS, mmap_mode="r+")
+    mels[1, 5, 7] += 1
+    mels[3, :, :] = 0
+    mels.flush()
+    decoded = Counted()
+    monkeypatch.setattr(describe, "load_mel", decoded)
+    after = build(is_checked=is_finished)
+    assert decoded.paths == ["song-1", "song-3"]
+    fresh = MelStore.build(songs, names(songs), tmp_path / "fresh", CONFIG, FRAMES, 0)
+    everything = np.arange(4)
+    assert torch.equal(after.gather(everything, FRAMES), fresh.gather(everything, FRAMES))
+    assert after.hash == (before.hash if is_finished else fresh.hash)
+    (folder / MELS).unlink()
+    decoded.paths.clear()
+    build()
+    assert decoded.paths == names(songs)
 
 
 def test_two_builds_do_not_share_a_folder(songs: list[Path], tmp_path: Path) -> None:

@@ -11,18 +11,24 @@ _PLAIN_SECONDS = 20.0  # between two lines about one step where there is no term
 class Display(Bar):
     """Progress on stderr."""
 
+    _before: int | None = None  # songs that were ready
+
     def begin(self, what: str) -> None:
         """Start a step with a bar of its own."""
         self._bar.reset(self._task, description=what, total=None)
         self._began = self._spoke = time.monotonic()
+        self._before = None
 
     def songs(self, done: int, total: int) -> None:
         """Show how many songs a step is through with."""
         self._bar.update(self._task, completed=done, total=total)
+        if self._before is None:
+            self._before = done - 1  # what was ready says nothing about the speed
         now = time.monotonic()
         if not self._console.is_terminal and now - self._spoke > _PLAIN_SECONDS:
             self._spoke = now
-            self.say(f"{done} of {total} songs")
+            left = (now - self._began) / max(done - self._before, 1) * (total - done)
+            self.say(f"{done} of {total} songs, about {_duration(left)} left")
 
 
 class Silence(Display):

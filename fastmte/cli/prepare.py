@@ -33,6 +33,7 @@ _MOST_NAMED = 20
     help="Frames kept of each song, its middle; random crops need more than one crop.",
 )
 @options.mel_preset
+@click.option("--retry-failed", is_flag=True, help="Try again the songs that failed before.")
 @options.split
 @options.workers
 @click.pass_context
@@ -43,6 +44,7 @@ def prepare(
     force: bool,
     frames: int,
     mel_preset: str,
+    retry_failed: bool,
     split: int,
     workers: int | None,
 ) -> None:
@@ -50,6 +52,8 @@ def prepare(
 
     DATA is a collection of MTG-Jamendo's layout, or any folder of audio files or of mels as
     .npy. Run the same command again after an interruption: songs that are ready are kept.
+    Run on a finished store, it compares the mels with their checksums, and decodes again what
+    is damaged and the songs whose files have changed.
 
     \b
       fastmte prepare mtg-jamendo-dataset -o mels
@@ -73,7 +77,15 @@ def prepare(
         with terminable(), Display() as display:
             display.begin("Mels")
             store = MelStore.build(
-                sources.paths, sources.ids, output, config, frames, workers, display.songs
+                sources.paths,
+                sources.ids,
+                output,
+                config,
+                frames,
+                workers,
+                display.songs,
+                is_checked=True,
+                retry_failed=retry_failed,
             )
     except KeyboardInterrupt as interrupt:
         click.echo("Interrupted; songs that are ready are kept, the same command goes on", err=True)

@@ -16,7 +16,7 @@ from fastmte.files import read_object
 from fastmte.mel import MelConfig
 
 MELS, SIDECAR = "mels.npy", "store.json"
-FORMAT = "fastmte mel store 1"
+FORMAT = "fastmte mel store 2"
 Starts = Tensor | Literal["centre"] | None
 Index = Tensor | np.ndarray | Sequence[int]
 Progress = Callable[[int, int], None]
@@ -72,11 +72,14 @@ class MelStore:
         frames: int = FRAMES,
         workers: int | None = None,
         progress: Progress | None = None,
+        is_checked: bool = False,
+        retry_failed: bool = False,
     ) -> "MelStore":
         """Decode songs into ``folder`` and open it; see ``store_build.build_store``."""
         from fastmte.data.store_build import build_store
 
-        build_store(paths, ids, Path(folder), config, frames, workers, progress)
+        folder, how = Path(folder), (workers, progress, is_checked, retry_failed)
+        build_store(paths, ids, folder, config, frames, *how)
         return cls.open(folder)
 
     @classmethod
@@ -102,9 +105,9 @@ class MelStore:
             )
         offsets = torch.tensor(rows, dtype=torch.int64) * (BANDS * frames)
         config = MelConfig.from_dict(sidecar["mel"])
-        return cls(
-            flat(mels), offsets, sidecar["songs"], config, sidecar["failed"], sidecar["hash"]
-        )
+        keys = ("id", "path", "code", "message")
+        failed = [{key: str(one[key]) for key in keys} for one in sidecar["failed"]]
+        return cls(flat(mels), offsets, sidecar["songs"], config, failed, sidecar["hash"])
 
     @classmethod
     def from_npy(

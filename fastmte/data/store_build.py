@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,14 @@ from fastmte.data.describe import load_middle, n_cores
 from fastmte.data.store import FORMAT, MELS, SIDECAR, Progress, read_sidecar
 from fastmte.data.workers import Decoders, Outcome
 from fastmte.errors import InputError
-from fastmte.files import locked, write_json
+from fastmte.files import atomic_write, locked, write_json
 from fastmte.mel import MelConfig
 
 DEADLINE = 120.0  # seconds a song may take; the slowest real ones take two
 _JOURNAL = "journal.jsonl"
 _COMMIT_SONGS, _COMMIT_SECONDS = 64, 2.0
-_SONG_KEYS = ("id", "row", "n_frames", "length", "start", "status", "duration")
+_SONG_KEYS = ("id", "row", "n_frames", "length", "start", "status", "duration", "crc", "state")
+_Entries = dict[int, dict[str, Any]]  # row -> what became of its song
 
 
 def store_key(
@@ -41,12 +43,14 @@ def build_store(
     frames: int,
     workers: int | None,
     progress: Progress | None,
+    is_checked: bool = False,
+    retry_failed: bool = False,
 ) -> None:
     """Decode songs into a store in ``folder``, or complete one that was interrupted.
 
     A finished song is noted in a journal once its mel is on the disk, so a kill loses
-    seconds of work and never a song. Songs that cannot be decoded are noted too, and
-    are tried again only by building anew.
+    seconds of work and never a song. Songs that cannot be decoded are noted too. Songs
+    whose files have changed since are decoded again, and no others.
 
     Args:
         paths: the audio files.
@@ -56,6 +60,9 @@ def build_store(
         frames: frames kept of each song, its middle.
         workers: decoder processes; 0 decodes here  [default: one a core].
         progress: is told (finished songs, all songs).
+        is_checked: the mels of a finished store are compared with their checksums, and what is
+            damaged is decoded again; those of an unfinished one always are.
+        retry_failed: songs that could not be decoded are tried again.
 
     Raises:
         InputError: nothing to decode, ids that repeat, a store of other songs or mels in
@@ -68,18 +75,24 @@ def build_store(
     header = _header(names, ids, config, frames)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if (folder / SIDECAR).is_file():
-            _check_same(folder, read_sidecar(folder), header)
-            return
-        done = _read_journal(folder, header)
-        mels = _allocate(folder, header, len(ids), frames)
+        is_finished = (folder / SIDECAR).is_file()
+        done = (_read_finished if is_finished else _read_journal)(folder, header)
+        states = [_state(name) for name in names]
+        _drop_changed(done, states, retry_failed)
+        is_there = (folder / MELS).is_file()
+        mels = _allocate(folder, len(ids), frames)
+        if is_checked or not is_finished or not is_there:
+            _drop_damaged(done, mels)
         todo = [row for row in range(len(ids)) if row not in done]
+        if is_finished and not todo:
+            return
+        _begin_journal(folder, header, done)
         with _Journal(folder / _JOURNAL, mels, done) as journal:
             for row, outcome in _decode(todo, names, config, frames, workers):
-                journal.note(row, str(ids[row]), names[row], outcome)
+                journal.note(row, str(ids[row]), names[row], states[row], outcome)
                 if progress is not None:
                     progress(len(done), len(ids))
-        _finish(folder, header, [done[row] for row in range(len(ids))], frames)
+        _finish(folder, header, [done[row] for row in range(len(ids))])
 
 
 def remove_store(folder: Path) -> None:
@@ -117,21 +130,19 @@ class _Journal:
         self._commit()
         self._file.close()
 
-    def note(self, row: int, id_: str, name: bytes, outcome: Outcome) -> None:
+    def note(self, row: int, id_: str, name: bytes, state: list[int], outcome: Outcome) -> None:
         """Keep the song's mel, or the reason why there is none."""
         if outcome.song is None:
             entry: dict[str, Any] = {"row": row, "id": id_, "path": _display(name)}
-            entry |= {"code": outcome.code, "message": outcome.message}
+            entry |= {"code": outcome.code, "message": outcome.message, "state": state}
         else:
             song, frames = outcome.song, self._mels.shape[2]
             length = min(song.n_frames, frames)
-            values = (id_, row, song.n_frames, length, song.start_frame, song.status)
-            entry = dict(zip(_SONG_KEYS, (*values, song.duration_s), strict=True))
-            if length < frames:
-                entry["start"] = 0
-            self._mels[row].reshape(-1)[: BANDS * length] = _unrolled(
-                song.mel, length, song.start_frame
-            ).reshape(-1)
+            mel = _unrolled(song.mel, length, song.start_frame).astype(np.float16)
+            self._mels[row].reshape(-1)[: mel.size] = mel.reshape(-1)
+            start = 0 if length < frames else song.start_frame
+            known = (id_, row, song.n_frames, length, start, song.status, song.duration_s)
+            entry = dict(zip(_SONG_KEYS, (*known, _checksum(mel), state), strict=True))
         self._done[row] = entry
         self._lines.append(json.dumps(entry) + "\n")
         late = time.monotonic() - self._since > _COMMIT_SECONDS
@@ -156,17 +167,25 @@ def _unrolled(mel: np.ndarray, length: int, start: int) -> np.ndarray:
 def _header(
     names: list[bytes], ids: Sequence[str], config: MelConfig, frames: int
 ) -> dict[str, Any]:
-    """Return what a store is of: equal headers, equal stores."""
-    songs = hashlib.sha256()
+    """Return what a store is of: equal headers, equal stores.
+
+    All but the files' states, ``songs_hash``, must be equal for a store to be completed.
+    """
+    songs, ids_hash = hashlib.sha256(), hashlib.sha256()
     for id_, name in zip(ids, names, strict=True):
-        try:
-            about = os.stat(name)
-            state = (about.st_size, about.st_mtime_ns)
-        except OSError:
-            state = (-1, -1)
-        songs.update(json.dumps([str(id_), *state]).encode())
+        songs.update(json.dumps([str(id_), *_state(name)]).encode())
+        ids_hash.update(json.dumps(str(id_)).encode())
     header = {"format": FORMAT, "mel": config.to_dict(), "frames": frames, "n_songs": len(ids)}
-    return header | {"songs_hash": songs.hexdigest()}
+    return header | {"ids_hash": ids_hash.hexdigest(), "songs_hash": songs.hexdigest()}
+
+
+def _state(name: bytes) -> list[int]:
+    """Return the size and the time of change of a file; -1 where there is none."""
+    try:
+        about = os.stat(name)
+    except OSError:
+        return [-1, -1]
+    return [about.st_size, about.st_mtime_ns]
 
 
 def _check_same(folder: Path, found: dict[str, Any], header: dict[str, Any]) -> None:
@@ -176,7 +195,7 @@ def _check_same(folder: Path, found: dict[str, Any], header: dict[str, Any]) -> 
         InputError: what is in the folder is a store of something else.
     """
     words = {"mel": "mel preset", "frames": "--frames", "n_songs": "number of songs"}
-    other = [key for key in header if found.get(key) != header[key]]
+    other = [key for key in header if key != "songs_hash" and found.get(key) != header[key]]
     if not other:
         return
     texts = []
@@ -184,17 +203,30 @@ def _check_same(folder: Path, found: dict[str, Any], header: dict[str, Any]) -> 
         was, now = found.get(key), header[key]
         if key == "mel":
             was, now = (was or {}).get("preset"), now["preset"]
-        texts.append(
-            f"{words[key]} was {was}, got {now}" if key in words else "the songs' files differ"
-        )
+        text = f"{words[key]} was {was}, got {now}" if key in words else "the songs differ"
+        texts.append(text)
     raise InputError(
         f"{folder}: holds the mels of something else ({'; '.join(texts)}), and one store must "
         "not mix them; choose another folder, or remove this one"
     )
 
 
-def _read_journal(folder: Path, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Return row -> entry of the songs an earlier run finished; start a journal if there is none.
+def _read_finished(folder: Path, header: dict[str, Any]) -> _Entries:
+    """Return row -> entry of the songs of a finished store.
+
+    Raises:
+        InputError: the store is of something else.
+    """
+    sidecar = read_sidecar(folder)
+    _check_same(folder, sidecar, header)
+    columns = sidecar["songs"]
+    rows = zip(*columns.values(), strict=True)
+    songs = [dict(zip(columns, row, strict=True)) for row in rows]
+    return {entry["row"]: entry for entry in (*songs, *sidecar["failed"])}
+
+
+def _read_journal(folder: Path, header: dict[str, Any]) -> _Entries:
+    """Return row -> entry of the songs an earlier run finished.
 
     Raises:
         InputError: the earlier run was of something else.
@@ -203,12 +235,36 @@ def _read_journal(folder: Path, header: dict[str, Any]) -> dict[int, dict[str, A
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
     entries = [_parsed(line) for line in lines[:-1]]  # a torn last line has no newline
     if not entries or not (folder / MELS).is_file():
-        path.write_text(json.dumps(header) + "\n", encoding="utf-8")
         return {}
     _check_same(folder, entries[0], header)
-    if lines[-1]:
-        path.write_bytes(b"\n".join(lines[:-1]) + b"\n")
     return {entry["row"]: entry for entry in entries[1:] if "row" in entry}
+
+
+def _begin_journal(folder: Path, header: dict[str, Any], done: _Entries) -> None:
+    """Write what is done; the store is an unfinished one from then on."""
+    with atomic_write(folder / _JOURNAL) as file:
+        file.writelines(json.dumps(one) + "\n" for one in (header, *done.values()))
+    (folder / SIDECAR).unlink(missing_ok=True)
+
+
+def _drop_changed(done: _Entries, states: list[list[int]], retry_failed: bool) -> None:
+    """Take out the songs that are to be decoded again."""
+    for row, entry in list(done.items()):
+        if entry["state"] != states[row] or (retry_failed and "code" in entry):
+            del done[row]
+
+
+def _drop_damaged(done: _Entries, mels: np.memmap) -> None:
+    """Take out the songs whose mels are not those that were written."""
+    for row, entry in list(done.items()):
+        if "code" not in entry:
+            values = mels[row].reshape(-1)[: BANDS * entry["length"]]
+            if _checksum(values) != entry["crc"]:
+                del done[row]
+
+
+def _checksum(mel: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(mel).view(np.uint8).data)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -219,7 +275,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _allocate(folder: Path, header: dict[str, Any], n_songs: int, frames: int) -> np.memmap:
+def _allocate(folder: Path, n_songs: int, frames: int) -> np.memmap:
     """Return the mapped (N, 96, F) float16 file, its space reserved.
 
     Without the reservation a full disk would be a bus error in the middle.
@@ -242,16 +298,10 @@ def _allocate(folder: Path, header: dict[str, Any], n_songs: int, frames: int) -
     return mels
 
 
-def _finish(
-    folder: Path, header: dict[str, Any], entries: list[dict[str, Any]], frames: int
-) -> None:
+def _finish(folder: Path, header: dict[str, Any], entries: list[dict[str, Any]]) -> None:
     """Write the sidecar, which makes the store a finished one."""
     songs = [entry for entry in entries if "code" not in entry]
-    failed = [
-        {key: str(entry[key]) for key in ("id", "path", "code", "message")}
-        for entry in entries
-        if "code" in entry
-    ]
+    failed = [entry for entry in entries if "code" in entry]
     if not songs:
         (folder / _JOURNAL).unlink(missing_ok=True)
         (folder / MELS).unlink(missing_ok=True)
