@@ -401,7 +401,7 @@ def test_ctrl_c_before_training_leaves_no_run(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastmte.data.store_build.load_mel", stop)
+    monkeypatch.setattr("fastmte.data.describe.load_mel", stop)
     result = run("--data", collection, *TRAIN, "--out", "run")
     assert result.exit_code == 130
     assert "the same command goes on" in result.stderr
@@ -562,7 +562,7 @@ def test_mels_are_made_once(collection: Path, monkeypatch: pytest.MonkeyPatch) -
     assert run("--data", collection, *TRAIN, "--epochs", 1).exit_code == 0
     caches = list((collection / ".fastmte").iterdir())
     assert len(caches) == 1
-    monkeypatch.setattr("fastmte.data.store_build.load_mel", None)
+    monkeypatch.setattr("fastmte.data.describe.load_mel", None)
     assert run("--data", collection, *TRAIN, "--epochs", 1).exit_code == 0
 
 
