@@ -327,7 +327,8 @@ def vgg_stem(
         shift: (K,) of mels' dtype.
         weight: (K * C, 1, 3, 3) of mels' dtype, member by member.
         bias: (K * C,) of mels' dtype.
-        dtype: float32 or bfloat16 (rounded to nearest even); float64 for float64 mels.
+        dtype: float32 or bfloat16 (rounded to nearest even, of sums that may be off by 2^-16 of
+            their largest product); float64 for float64 mels.
 
     Returns:
         (K, B, M // 2, F // 4, C) of ``dtype``: one channels-last map a member and song.
@@ -360,7 +361,8 @@ def resnet_stem(
         mels: (B, M, F) float32 or float64, M and F at least 1.
         weight: (K * C, 1, 7, 7) of mels' dtype, member by member.
         bias: (K * C,) of mels' dtype.
-        dtype: float32 or bfloat16 (rounded to nearest even); float64 for float64 mels.
+        dtype: float32 or bfloat16 (rounded to nearest even, of sums that may be off by 2^-16 of
+            their largest product); float64 for float64 mels.
         members: K, at least 1.
 
     Returns:

@@ -10,15 +10,25 @@
 
 #define FASTMTE_KERNELS "cpu/resnet_stem_kernel.h"
 #include "cpu/each_isa.h"
+#include "cpu/resnet_stem_amx.h"
 
 namespace fastmte {
 namespace {
+
+using RowsFunction = void (*)(const Stem<float>&, BFloat16*, int64_t, int64_t);
 
 template <typename T, typename Out>
 void run(void (*rows)(const Stem<T>&, Out*, int64_t, int64_t), const Stem<T>& stem, Tensor& out) {
   Out* to = static_cast<Out*>(out.mutable_data_ptr());
   torch::stable::parallel_for(0, n_stem_rows(stem.sizes), 1,
                               [&](int64_t begin, int64_t end) { rows(stem, to, begin, end); });
+}
+
+RowsFunction bfloat16_rows() {
+#ifdef FASTMTE_HAS_AMX
+  if (has_amx()) return avx512::resnet_stem_rows<BFloat16, avx512::ResnetTiles>;
+#endif
+  return FASTMTE_CHOOSE(resnet_stem_rows<BFloat16>);
 }
 
 // See fastmte/ops.py. Rows are independent: any number of threads gives the same bits.
@@ -30,8 +40,7 @@ Tensor resnet_stem(const Tensor& mels_, const Tensor& weight_, const Tensor& bia
   if (dtype == ScalarType::Float)
     run<float, float>(FASTMTE_CHOOSE(resnet_stem_rows<float>), inputs.arrays<float>(sizes), out);
   else if (dtype == ScalarType::BFloat16)
-    run<float, BFloat16>(FASTMTE_CHOOSE(resnet_stem_rows<BFloat16>), inputs.arrays<float>(sizes),
-                         out);
+    run<float, BFloat16>(bfloat16_rows(), inputs.arrays<float>(sizes), out);
   else
     run<double, double>(float64::resnet_stem_rows<double>, inputs.arrays<double>(sizes), out);
   return out;

@@ -9,6 +9,7 @@ namespace fastmte::FASTMTE_ISA {
 namespace {
 
 constexpr int kTile = kRegisters == 32 ? 12 : 6;
+constexpr int kMostTile = 48;  // columns that tiles of vectors, and of 16, divide
 
 // Conv sums of the columns from that one on whose leftmost input is rows[...][at].
 FASTMTE_TARGET FASTMTE_INLINE void conv_tile(const Scalar* const (&rows)[7], int64_t at,
@@ -86,23 +87,27 @@ FASTMTE_TARGET void conv_row(const Scalar* const (&rows)[7], const Scalar* taps,
 }
 
 // Pools the conv rows of one member's map of one song, each once, from the first to the last.
-template <typename Out>
+template <typename Out, typename MoreTiles>
 class ResnetRows {
  public:
   explicit ResnetRows(const Stem<Scalar>& stem)
       : stem_(stem),
         n_conv_rows_((stem.sizes.bands + 1) / 2),
         n_columns_((stem.sizes.frames + 1) / 2),
-        n_columns_of_tiles_((n_columns_ + kTile - 1) / kTile * kTile),
+        n_columns_of_tiles_((n_columns_ + kMostTile - 1) / kMostTile * kMostTile),
         weights_(stem.sizes.channels),
-        map_(stem.sizes.bands, stem.sizes.frames, 3, 2 * n_columns_of_tiles_ + 5),
-        held_(n_columns_of_tiles_ / 2 * (stem.sizes.channels + kStemLanes)) {}
+        map_(stem.sizes.bands, stem.sizes.frames, 3,
+             std::max(2 * n_columns_of_tiles_ + 5, MoreTiles::n_columns(stem.sizes))),
+        held_(n_columns_of_tiles_ / 2 * (stem.sizes.channels + kStemLanes)),
+        tiles_(stem.sizes) {}
 
   void begin(const StemRow& row) {
     const StemSizes& sizes = stem_.sizes;
-    if (row.member != member_)
+    if (row.member != member_) {
       weights_.pack(stem_.weight + row.member * sizes.channels * 49,
                     stem_.bias + row.member * sizes.channels);
+      if constexpr (MoreTiles::kAre) tiles_.pack(weights_);
+    }
     member_ = row.member;
     map_.begin(stem_.mels + row.song * sizes.bands * sizes.frames, 1, 0);
   }
@@ -113,14 +118,23 @@ class ResnetRows {
     const Scalar* rows[7];
     const bool is_finite = weights_.stays_finite(map_.read(2 * row - 3, rows));
     const auto convolve = is_finite ? conv_row<false, Out> : conv_row<true, Out>;
+    const bool is_inside = row >= 0 && row < n_conv_rows_;
+    if constexpr (MoreTiles::kAre)
+      if (is_inside && is_finite) tiles_.read(rows);
     for (int64_t c = 0; c < channels; c += kStemLanes) {
       Scalar* held = held_.data() + n_columns_of_tiles_ / 2 * c;
       const PooledRow<Out> pooled{held,      weights_.bias(c), out + c,
                                   n_windows, channels - c,     channels};
-      if (row >= 0 && row < n_conv_rows_)
-        convolve(rows, weights_.taps(c), n_columns_, part, pooled);
-      else
+      if (!is_inside) {
         add_nothing(part, pooled);
+        continue;
+      }
+      if constexpr (MoreTiles::kAre)
+        if (is_finite) {
+          tiles_.conv_row(c, part, pooled);
+          continue;
+        }
+      convolve(rows, weights_.taps(c), n_columns_, part, pooled);
     }
   }
 
@@ -137,15 +151,16 @@ class ResnetRows {
   MemberWeights<49> weights_;
   MapRows<7> map_;
   Aligned<Scalar> held_;
+  MoreTiles tiles_;
   int64_t member_ = -1;
 };
 
 // Output rows [begin, end), numbered as stem_row has them. Two conv rows make one of them, and the
 // first of a thread's share one more, which its neighbour computes too.
-template <typename Out>
+template <typename Out, typename MoreTiles = NoTiles>
 FASTMTE_TARGET void resnet_stem_rows(const Stem<Scalar>& stem, Out* out, int64_t begin,
                                      int64_t end) {
-  ResnetRows<Out> rows(stem);
+  ResnetRows<Out, MoreTiles> rows(stem);
   for (int64_t at = begin; at < end; ++at) {
     const StemRow row = stem_row(stem.sizes, at);
     Out* to = out + at * stem.sizes.pooled_frames * stem.sizes.channels;

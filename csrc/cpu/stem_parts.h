@@ -5,6 +5,13 @@ namespace {
 
 constexpr int kStemVectors = 2, kStemLanes = kStemVectors * kWidth;
 
+// Where sums are made by vectors only.
+struct NoTiles {
+  static constexpr bool kAre = false;
+  explicit NoTiles(const StemSizes&) {}
+  static int64_t n_columns(const StemSizes&) { return 0; }
+};
+
 // One member's weights in blocks of kStemLanes channels, with zeros after the last channel:
 // (blocks, taps, lanes) and the biases (blocks, lanes). O(C taps), far below one row's arithmetic.
 template <int kTaps>

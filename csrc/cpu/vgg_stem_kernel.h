@@ -58,17 +58,21 @@ FASTMTE_TARGET void pool_row(const Scalar* const (&rows)[4], const Scalar* taps,
 }
 
 // Output rows [begin, end), numbered as stem_row has them.
-template <typename Out>
+template <typename Out, typename MoreTiles = NoTiles>
 FASTMTE_TARGET void vgg_stem_rows(const Stem<Scalar>& stem, Out* out, int64_t begin, int64_t end) {
   const StemSizes& sizes = stem.sizes;
   const int64_t channels = sizes.channels;
   MemberWeights<9> weights(channels);
-  MapRows<4> map(sizes.bands, sizes.frames, 1, sizes.frames + 2);
+  MapRows<4> map(sizes.bands, sizes.frames, 1,
+                 std::max(sizes.frames + 2, MoreTiles::n_columns(sizes)));
+  MoreTiles tiles(sizes);
   int64_t member = -1, song = -1;
   for (int64_t at = begin; at < end; ++at) {
     const StemRow row = stem_row(sizes, at);
-    if (row.member != member)
+    if (row.member != member) {
       weights.pack(stem.weight + row.member * channels * 9, stem.bias + row.member * channels);
+      if constexpr (MoreTiles::kAre) tiles.pack(weights);
+    }
     if (row.member != member || row.song != song)
       map.begin(stem.mels + row.song * sizes.bands * sizes.frames, stem.scale[row.member],
                 stem.shift[row.member]);
@@ -77,10 +81,16 @@ FASTMTE_TARGET void vgg_stem_rows(const Stem<Scalar>& stem, Out* out, int64_t be
 
     const Scalar* rows[4];
     const bool is_finite = weights.stays_finite(map.read(2 * row.row - 1, rows));
+    Out* to = out + at * sizes.pooled_frames * channels;
+    if constexpr (MoreTiles::kAre)
+      if (is_finite) {
+        tiles.pool_row(rows, weights, to);
+        continue;
+      }
     const auto pool = is_finite ? pool_row<false, Out> : pool_row<true, Out>;
     for (int64_t c = 0; c < channels; c += kStemLanes)
-      pool(rows, weights.taps(c), weights.bias(c), sizes.pooled_frames, channels - c,
-           out + at * sizes.pooled_frames * channels + c, channels);
+      pool(rows, weights.taps(c), weights.bias(c), sizes.pooled_frames, channels - c, to + c,
+           channels);
   }
 }
 

@@ -56,7 +56,10 @@ class _FusedStem:
     def __init__(self, stage: FoldedConv, dtype: torch.dtype) -> None:
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         self._dtype, self._members = dtype, stage.members
-        self._weight = stage.weight.flatten(0, 1).to(exact).contiguous()
+        weight = stage.weight.flatten(0, 1)
+        if dtype == torch.bfloat16:  # as those of all other convolutions; half of the products
+            weight = weight.to(dtype)
+        self._weight = weight.to(exact).contiguous()
         self._bias = stage.bias.flatten().to(exact).contiguous()
         self._affine = None if stage.affine is None else stage.affine.to(exact).contiguous()
 
