@@ -1,13 +1,13 @@
 """Compare a table of scores with the published ones: SCORES.csv EXPECTED.csv.
 
-Every expected song must be there, and every score within 2e-3.
+Every expected song must be there, and every score within 1e-3.
 """
 
 import csv
 import sys
 from pathlib import Path
 
-TOLERANCE = 2e-3
+TOLERANCE = 1e-3
 NO_TAGS = {"path", "samples_12k", "frames", "start_frame"}
 
 

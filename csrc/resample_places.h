@@ -65,17 +65,28 @@ FASTMTE_HD inline double chunk_drift(const Places& places) {
   return static_cast<double>(places.chunk_rows * places.n_phases) * places.drift;
 }
 
-// Tap j of a filter centred at `centre`, linear between the n steps of its table.
-FASTMTE_HD inline double filter_tap(const Places& places, const float* filter, int64_t n,
-                                    double centre, int64_t j) {
+// Where a filter is centred: in taps, and the steps of its table from there to the place itself.
+struct Centre {
+  double whole, rest;
+};
+
+FASTMTE_HD inline Centre centre_of(const Places& places, double centre) {
   const double whole = floor(centre);
-  const double at =
-      fabs((static_cast<double>(j) - whole) * places.spacing - (centre - whole) * places.cut);
-  const double last = static_cast<double>(n - 1);
-  const int64_t step = static_cast<int64_t>(at < last ? at : last - 1);
-  const double low = filter[step], high = filter[step + 1];
-  const double value = low + (at - static_cast<double>(step)) * (high - low);
-  return at < last ? value : 0.0;
+  return {whole, (centre - whole) * places.cut};
+}
+
+// Tap j of a filter is `at` steps from the middle of its table, between step and step + 1, or 0
+// where `at` is not below the last.
+FASTMTE_HD inline double tap_at(double spacing, Centre centre, int j) {
+  return fabs((j - centre.whole) * spacing - centre.rest);
+}
+
+FASTMTE_HD inline int tap_step(double at, double last) {
+  return static_cast<int>(at < last ? at : last - 1);
+}
+
+FASTMTE_HD inline double tap_value(double part, float low, float high) {
+  return low + part * (static_cast<double>(high) - static_cast<double>(low));
 }
 
 // Linear resampling, one input late as libsamplerate has it: output k lies between two inputs.

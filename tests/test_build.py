@@ -21,6 +21,7 @@ from fastmte import _library, _tiers, ops, training_ops  # noqa: F401  (which re
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 CPU_ONLY = {  # operators of training: on a GPU the ensemble trains as a module
+    "conv_pool_act",  # for the matrix units of CPUs
     "bn_act_pool",
     "bn_act_pool_backward",
     "bn_add_relu",

@@ -13,6 +13,10 @@ from fastmte import _library, ops, reference
 
 INF, NAN = math.inf, math.nan
 
+AUDIO_KERNELS = (
+    "_linear", "_fill_taps", "_add_taps", "_filter_phase", "_mel_frames", "_gather", "_transform",
+    "_pass",
+)  # fmt: skip
 MAP_KERNELS = ("_vgg_stem", "_resnet_stem", "_pool", "_convolve", "_keep_largest", "_activate")
 
 
@@ -20,10 +24,11 @@ MAP_KERNELS = ("_vgg_stem", "_resnet_stem", "_pool", "_convolve", "_keep_largest
 def uncompiled(monkeypatch):
     """The numba tier with its kernels as plain Python."""
     pytest.importorskip("numba")
-    from fastmte import _kernels, _kernels_maps
+    from fastmte import _kernels, _kernels_audio, _kernels_maps
 
     for module, names in (
         (_kernels, ("_crop", "_add_pairs", "_scale", "_deal")),
+        (_kernels_audio, AUDIO_KERNELS),
         (_kernels_maps, MAP_KERNELS),
     ):
         for name in names:
@@ -48,6 +53,15 @@ def test_the_kernels_mean_the_same_uncompiled(uncompiled):
         case += (2,) if name == "resnet_stem" else ()
         expected = getattr(reference, name)(*case)
         torch.testing.assert_close(getattr(uncompiled, name)(*case), expected)
+    samples = maps_of((60,))
+    samples[40] = NAN
+    for filter in (torch.linspace(1, 0, 900), None):
+        case = (samples, filter, 7, 5, 3, 2, 40)
+        expected = reference.resample(*case)
+        torch.testing.assert_close(uncompiled.resample(*case), expected, equal_nan=True)
+    tables = torch.ones(12), torch.ones(3), torch.tensor([1, 5]), torch.tensor([0, 2, 3])
+    case = (samples[None], *tables, 5, -6, 13, 10.0, -80.0)
+    torch.testing.assert_close(uncompiled.mel_db(*case), reference.mel_db(*case), equal_nan=True)
 
 
 def test_the_operators_compile_without_a_graph_break(device):

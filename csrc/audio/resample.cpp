@@ -74,10 +74,10 @@ void resample_sinc(const Resampling& job, int64_t chunk, int64_t begin, int64_t 
   float* out = job.out + (first * job.places.n_phases - job.start);
   const auto run = FASTMTE_CHOOSE(resample_chunk);
   const bool is_inside = job.first <= reach.begin && reach.end <= job.first + job.n_samples;
-  if (is_inside &&
-      FASTMTE_CHOOSE(is_finite)(job.samples + (reach.begin - job.first), reach.end - reach.begin)) {
+  if (is_inside) {
     run(job, chunk, job.samples + (first * job.places.advance - job.first), begin, end, out);
-    return;
+    // A bad sample that only the zeros behind a filter cover would spoil its output too.
+    if (is_finite_body(job.out + (begin - job.start), end - begin)) return;
   }
   const Copy copy = copy_of(job, reach);
   run(job, chunk, copy.samples.data() + (first * job.places.advance - reach.begin), begin, end,

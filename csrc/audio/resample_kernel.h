@@ -10,6 +10,7 @@ namespace {
 constexpr int kRows = kRegisters == 32 ? 8 : 4;
 constexpr int64_t kRowBlock = 48;    // whose inputs stay in the first cache
 constexpr int64_t kPhaseBlock = 64;  // whose filters stay in the second
+constexpr int kTapBlock = 128;
 
 // Rows at `x`, `x + advance`, ..., each a `part` of the chunk further on. Each has the same
 // additions, alone or among others.
@@ -38,17 +39,36 @@ FASTMTE_TARGET FASTMTE_INLINE void filter_rows(const float* x, int64_t advance, 
   }
 }
 
-FASTMTE_TARGET inline bool is_finite(const float* x, int64_t n) { return is_finite_body(x, n); }
+// n taps of a filter, up to kTapBlock, from tap `first` on: loops that the compiler vectorizes.
+FASTMTE_TARGET inline void compute_taps(const Resampling& job, Centre centre, int first, int n,
+                                        double* taps) {
+  const double scale = job.places.cut / kFilterSteps, spacing = job.places.spacing;
+  const float* const filter = job.filter;
+  const double last = static_cast<double>(job.n_filter - 1);
+  double at[kTapBlock];
+  int step[kTapBlock];
+  float low[kTapBlock], high[kTapBlock];
+  for (int j = 0; j < n; ++j) at[j] = tap_at(spacing, centre, first + j);
+  for (int j = 0; j < n; ++j) step[j] = tap_step(at[j], last);
+  for (int j = 0; j < n; ++j) low[j] = filter[step[j]];
+  for (int j = 0; j < n; ++j) high[j] = filter[step[j] + 1];
+  for (int j = 0; j < n; ++j) taps[j] = tap_value(at[j] - step[j], low[j], high[j]) * scale;
+  for (int j = 0; j < n; ++j) taps[j] = at[j] < last ? taps[j] : 0.0;
+}
 
 // The filter of a phase, then its change through the chunk, each of n taps, zeros at the end.
 FASTMTE_TARGET inline void fill_taps(const Resampling& job, double centre, int64_t n, float* taps) {
-  const Places& places = job.places;
-  const double scale = places.cut / kFilterSteps, drift = chunk_drift(places);
-  for (int64_t j = 0; j < n; ++j) {
-    const double near = filter_tap(places, job.filter, job.n_filter, centre, j) * scale;
-    const double far = filter_tap(places, job.filter, job.n_filter, centre + drift, j) * scale;
-    taps[j] = static_cast<float>(near);
-    taps[n + j] = static_cast<float>(far - near);
+  const Centre early = centre_of(job.places, centre);
+  const Centre late = centre_of(job.places, centre + chunk_drift(job.places));
+  double now[kTapBlock], later[kTapBlock];
+  for (int64_t first = 0; first < n; first += kTapBlock) {
+    const int count = static_cast<int>(n - first < kTapBlock ? n - first : kTapBlock);
+    compute_taps(job, early, static_cast<int>(first), count, now);
+    compute_taps(job, late, static_cast<int>(first), count, later);
+    float* const near = taps + first;
+    float* const change = near + n;
+    for (int j = 0; j < count; ++j) near[j] = static_cast<float>(now[j]);
+    for (int j = 0; j < count; ++j) change[j] = static_cast<float>(later[j] - now[j]);
   }
 }
 

@@ -22,9 +22,16 @@ struct Song {
   }
 };
 
+__device__ double tap_of(const Places& places, const float* filter, int n, Centre centre, int j) {
+  const double at = tap_at(places.spacing, centre, j), last = n - 1;
+  const int step = tap_step(at, last);
+  const double value = tap_value(at - step, filter[step], filter[step + 1]);
+  return at < last ? value * (places.cut / kFilterSteps) : 0.0;
+}
+
 // Grid (chunks * phases * tiles of rows). A thread adds up one output.
 __global__ void __launch_bounds__(kThreads)
-    sinc_kernel(Song song, const float* __restrict__ filter, int64_t n_filter, Places places,
+    sinc_kernel(Song song, const float* __restrict__ filter, int n_filter, Places places,
                 int64_t start, int64_t stop, float* __restrict__ out) {
   __shared__ float near[kTaps], change[kTaps];
   const int64_t n_tiles = (places.chunk_rows + kThreads - 1) / kThreads;
@@ -37,7 +44,8 @@ __global__ void __launch_bounds__(kThreads)
   if (!__syncthreads_or(is_mine)) return;
 
   const PhaseFilter found = phase_filter(places, chunk, phase);
-  const double scale = places.cut / kFilterSteps, drift = chunk_drift(places);
+  const Centre early = centre_of(places, found.centre);
+  const Centre late = centre_of(places, found.centre + chunk_drift(places));
   const int64_t base = (chunk * places.chunk_rows + row) * places.advance + found.base;
   const float along = static_cast<float>(row) / static_cast<float>(places.chunk_rows);
   float sum = 0;
@@ -46,10 +54,11 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t left = places.n_taps - tap_0;
     const int n = static_cast<int>(left < kTaps ? left : kTaps);
     for (int j = threadIdx.x; j < n; j += kThreads) {
-      const double first = filter_tap(places, filter, n_filter, found.centre, tap_0 + j);
-      const double last = filter_tap(places, filter, n_filter, found.centre + drift, tap_0 + j);
-      near[j] = static_cast<float>(first * scale);
-      change[j] = static_cast<float>((last - first) * scale);
+      const int tap = static_cast<int>(tap_0) + j;
+      const double first = tap_of(places, filter, n_filter, early, tap);
+      const double last = tap_of(places, filter, n_filter, late, tap);
+      near[j] = static_cast<float>(first);
+      change[j] = static_cast<float>(last - first);
     }
     __syncthreads();
     for (int j = 0; is_mine && j < n; ++j) {
@@ -91,8 +100,8 @@ Tensor resample(const Tensor& samples_, const std::optional<Tensor>& filter_, in
     const int64_t n_chunks = (stop - 1) / size - start / size + 1;
     const int64_t n_tiles = (places.chunk_rows + kThreads - 1) / kThreads;
     const auto n_blocks = static_cast<unsigned>(n_chunks * places.n_phases * n_tiles);
-    sinc_kernel<<<n_blocks, kThreads, 0, stream>>>(song, filter.const_data_ptr<float>(), n_filter,
-                                                   places, start, stop, to);
+    sinc_kernel<<<n_blocks, kThreads, 0, stream>>>(
+        song, filter.const_data_ptr<float>(), static_cast<int>(n_filter), places, start, stop, to);
   } else {
     const auto n_blocks = static_cast<unsigned>((stop - start + kThreads - 1) / kThreads);
     linear_kernel<<<n_blocks, kThreads, 0, stream>>>(song, places, start, stop, to);
