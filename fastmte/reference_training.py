@@ -205,7 +205,8 @@ def _last(x: Tensor) -> Tensor:
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    variance, mean = torch.var_mean(x.double(), (0, 1, 2), correction=0)
+    # In one order of memory, whose values torch adds in one order: the same bits for any strides.
+    variance, mean = torch.var_mean(x.contiguous().double(), (0, 1, 2), correction=0)
     return mean, variance
 
 
