@@ -18,6 +18,7 @@ from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.files import atomic_write, whole_folder
 from fastmte.mel import MelConfig
+from fastmte.merge import Merge
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT_VERSION = 1
@@ -47,8 +48,8 @@ class Checkpoint:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.tags) != self.ensemble.n_labels:
-            raise ValueError(f"{len(self.tags)} tags for {self.ensemble.n_labels} labels")
+        if len(self.tags) != self.ensemble.n_scores:
+            raise ValueError(f"{len(self.tags)} tags for {self.ensemble.n_scores} labels")
         if len(set(self.tags)) != len(self.tags):
             twice = next(tag for tag in self.tags if self.tags.count(tag) > 1)
             raise ValueError(f"tags must be different, got {twice!r} twice")
@@ -110,13 +111,24 @@ def _config_text(checkpoint: Checkpoint) -> str:
         "format_version": FORMAT_VERSION,
         "backbone": ensemble.backbone_name,
         "tags": list(checkpoint.tags),
-        "member_of_label": ensemble.member_of_label.tolist(),
+        **_members_text(ensemble),
         "mel": dict(checkpoint.mel),
         "frames": checkpoint.frames,
         "thresholds": None if thresholds is None else thresholds.tolist(),
         "provenance": dict(checkpoint.provenance),
     }
     return json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+
+
+def _members_text(ensemble: FusedEnsemble) -> dict[str, Any]:
+    """Return which members have which labels; a list for each label where they may share them."""
+    members = ensemble.member_of_label.tolist()
+    if ensemble.merge is None:
+        return {"member_of_label": members}
+    of_label: list[list[int]] = [[] for _ in range(ensemble.n_scores)]
+    for member, label in zip(members, ensemble.merge.label_of_output, strict=True):
+        of_label[label].append(member)
+    return {"members_of_label": of_label, "merge": ensemble.merge.how}
 
 
 def fingerprint(folder: str | Path) -> str:
@@ -149,7 +161,9 @@ def load(folder: str | Path) -> Checkpoint:
     except SafetensorError as error:
         raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
     try:
-        ensemble = ensemble_from(config["backbone"], config["member_of_label"], state)
+        members, merge = _members(config)
+        ensemble = ensemble_from(config["backbone"], members, state)
+        ensemble.set_merge(merge)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except ValueError as error:
@@ -175,12 +189,38 @@ def _is_list(value: Any, *kinds: type) -> bool:
 _FIELDS = {  # name -> what it must be, and whether it is
     "backbone": ("a name", lambda v: isinstance(v, str)),
     "tags": ("a list of texts", lambda v: _is_list(v, str)),
-    "member_of_label": ("a list of integers", lambda v: _is_list(v, int)),
     "mel": ("an object", lambda v: isinstance(v, dict)),
     "frames": ("an integer", lambda v: type(v) is int),
     "thresholds": ("a list of numbers or null", lambda v: v is None or _is_list(v, int, float)),
     "provenance": ("an object", lambda v: isinstance(v, dict)),
 }
+
+
+_SHARED_FIELDS = {  # instead of member_of_label, where members share labels
+    "members_of_label": (
+        "a list of lists of integers",
+        lambda v: isinstance(v, list) and all(_is_list(each, int) for each in v),
+    ),
+    "merge": ("a name", lambda v: isinstance(v, str)),
+}
+_OWN_FIELDS = {"member_of_label": ("a list of integers", lambda v: _is_list(v, int))}
+
+
+def _members(config: dict[str, Any]) -> tuple[list[int], Merge | None]:
+    """Return the member of each output, and how outputs become scores.
+
+    Raises:
+        ValueError: a label has no member, or there is no such merge.
+    """
+    if "merge" not in config:
+        return config["member_of_label"], None
+    of_label = config["members_of_label"]
+    if [] in of_label:
+        raise ValueError(f"members_of_label must name a member of label {of_label.index([])}")
+    if any(sorted(set(members)) != members for members in of_label):
+        raise ValueError("members_of_label must name a label's members once, in rising order")
+    labels = [label for label, members in enumerate(of_label) for _ in members]
+    return [m for members in of_label for m in members], Merge(tuple(labels), config["merge"])
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -201,7 +241,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{path}: format_version must be {FORMAT_VERSION}, "
             f"got {config.get('format_version')}; another fastmte wrote it"
         )
-    for name, (meaning, holds) in _FIELDS.items():
+    own = _SHARED_FIELDS if "merge" in config else _OWN_FIELDS
+    for name, (meaning, holds) in {**_FIELDS, **own}.items():
         if name not in config or not holds(config[name]):
             raise InputError(f"{path}: {name} must be {meaning}, got {config.get(name)!r:.60}")
     return config

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmte.exchange import Exchange
+from fastmte.merge import Merge
 from fastmte.models import create_backbone
 from fastmte.models.layers import BatchNorm2d, Dropout, stream
 
@@ -20,10 +21,17 @@ class FusedEnsemble(nn.Module):
     member (``member_rows``). The weights start from torch's global generator;
     ``create`` makes them from a seed.
 
+    Where members share labels, "labels" are outputs, one for each label of each member, and
+    ``merge`` makes of a label's outputs its score.
+
     Args:
         backbone: name of the members' backbone.
         member_of_label: (L,) the member that scores each label, each of 0..K-1 at least once.
         member_ids: (K,) which random streams the members use; 0..K-1 by default.
+
+    Attributes:
+        merge: how outputs become scores; None where each is one. Ensembles of some or of other
+            members (``select``, ``fuse``) have None.
 
     Shape:
         - Input: (B, 96, F) float32 mels in dB.
@@ -57,6 +65,7 @@ class FusedEnsemble(nn.Module):
         for layer in self._dropouts():
             layer.member_ids = self.member_ids
         self.head = Head(members, self.backbone.n_features)
+        self.merge: Merge | None = None
 
     @classmethod
     def create(
@@ -116,6 +125,27 @@ class FusedEnsemble(nn.Module):
     def n_labels(self) -> int:
         """Number of labels, L."""
         return len(self.member_of_label)
+
+    @property
+    def n_scores(self) -> int:
+        """Number of scores: labels, however many members have them."""
+        return self.n_labels if self.merge is None else self.merge.n_labels
+
+    def set_merge(self, merge: Merge | None) -> None:
+        """Choose how outputs become scores.
+
+        Raises:
+            ValueError: it is for another number of outputs.
+        """
+        if merge is not None and len(merge.label_of_output) != self.n_labels:
+            raise ValueError(
+                f"merge must be of {self.n_labels} outputs, got {len(merge.label_of_output)}"
+            )
+        self.merge = merge
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Return scores in [0, 1] of what ``forward`` returns, (B, n_scores)."""
+        return logits.sigmoid() if self.merge is None else self.merge(logits)
 
     def forward(self, mels: Tensor) -> Tensor:
         """Return logits (B, L) of mels (B, 96, F) in dB.

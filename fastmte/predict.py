@@ -232,7 +232,7 @@ def predict_store(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     songs = np.arange(len(store)) if index is None else np.asarray(index, np.int64)
-    scores = np.empty((len(songs), ensemble.n_labels), np.float64)
+    scores = np.empty((len(songs), ensemble.n_scores), np.float64)
     if len(songs):
         score = Scores(ensemble.to(device), batch_size, frames, plan, precision)
     for start in range(0, len(songs), batch_size):
@@ -251,9 +251,10 @@ def predict_store(
 
 def model_hash(ensemble: FusedEnsemble) -> str:
     """Return the SHA-256, in hex, of what scores depend on: layout, partition and weights."""
-    digest = hashlib.sha256(
-        f"{ensemble.backbone_name} {ensemble.member_of_label.tolist()}".encode()
-    )
+    layout = f"{ensemble.backbone_name} {ensemble.member_of_label.tolist()}"
+    if ensemble.merge is not None:
+        layout += f" {ensemble.merge}"
+    digest = hashlib.sha256(layout.encode())
     for name, value in sorted(ensemble.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().data)

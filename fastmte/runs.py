@@ -15,6 +15,7 @@ from fastmte import checkpoint, metrics
 from fastmte.errors import InputError
 from fastmte.files import LOCK, atomic_write, read_object, write_json
 from fastmte.labels import MOOD_THEME_TAGS, PREFIX
+from fastmte.partition import split_names
 
 FORMAT = "fastmte-run-1"
 MANIFEST, PARTITION, CENTROIDS = "run.json", "partition.json", "centroids.npy"
@@ -66,6 +67,7 @@ class RunSettings:
     clip: float | None = None
     plan: Literal["auto", "fused", "module"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"  # of runs that do not say
+    merge: Literal["mean", "logit"] | None = None
 
     def command(self, out: Path) -> list[str]:
         """Return the command line that gives this run again."""
@@ -84,9 +86,14 @@ class RunSettings:
 
 def free_folder(backbone: str, partition: str) -> Path:
     """Return ``runs/BACKBONE-PARTITION``, with the first number behind it that is not taken."""
-    name = f"{backbone}-{Path(partition).stem}"
+    name = f"{backbone}-{split_title(partition)}"
     others = (RUNS / f"{name}-{number}" for number in count(2))
     return next(folder for folder in chain([RUNS / name], others) if not folder.exists())
+
+
+def split_title(partition: str) -> str:
+    """Return what ``--partition`` is called: files by their names alone."""
+    return "+".join(Path(name).stem for name in split_names(partition))
 
 
 def check_free(folder: Path, force: bool) -> None:

@@ -238,13 +238,16 @@ def test_fuse_and_unfuse_keep_every_bit_both_ways(name):
 
 
 @settings(max_examples=25, deadline=None)
-@given(data=st.data(), n_members=st.integers(1, 9))
+@given(data=st.data(), n_members=st.integers(1, 16))
 def test_select_of_any_partition_keeps_the_members_it_names(data, n_members):
     extra = data.draw(st.lists(st.integers(0, n_members - 1), max_size=8))
     labels = data.draw(st.permutations([*range(n_members), *extra]))
     wanted = data.draw(st.permutations(range(n_members)))
     wanted = wanted[: data.draw(st.integers(1, n_members))]
     ensemble = trained("tiny", labels).eval()
+    for key, value in ensemble.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            value.copy_(torch.arange(n_members) * 7)  # stopped at different epochs
     part = ensemble.select(wanted)
     assert part.member_ids == tuple(wanted)
     assert part.label_index.tolist() == [i for i, k in enumerate(labels) if k in wanted]

@@ -14,7 +14,7 @@ import fastmte
 # A room is a module or package right below fastmte. Rooms of one layer do not know each other.
 LAYERS = [
     {"errors"},
-    {"extras", "files", "exchange"},
+    {"extras", "files", "exchange", "merge"},
     {"_checks", "_places", "_tiers", "packing"},
     {"_checks_audio", "_kernels_audio", "reference_maps", "_kernels_maps"},
     {"_checks_training", "reference_audio"},

@@ -83,5 +83,5 @@ def _write_onnx(checkpoint: "Checkpoint", output: Path) -> str:
         else f"onnxruntime's scores differ by at most {difference:.1e}"
     )
     ensemble = checkpoint.ensemble
-    size = f"{ensemble.n_members} members, {ensemble.n_labels} tags"
+    size = f"{ensemble.n_members} members, {ensemble.n_scores} tags"
     return f"{ensemble.backbone_name}, {size}, ONNX opset {OPSET}; {parity}"

@@ -25,7 +25,7 @@ from fastmte.ensemble import FusedEnsemble
 from fastmte.features import MEL_DESCRIPTORS, mel_descriptors
 from fastmte.files import locked, write_json
 from fastmte.metrics import elbow_thresholds
-from fastmte.partition import Partition, make_partition
+from fastmte.partition import Cover, Partition, load_split, make_split
 from fastmte.plan import precision
 from fastmte.predict import predict_store
 from fastmte.runs import RunSettings
@@ -57,7 +57,7 @@ def run(
         write_demo(settings.data, workers=workers or None, progress=display.songs)
     collection, material = open_material(settings, out, workers, display)
     if resume and (out / runs.PARTITION).is_file():
-        partition, centroids = Partition.load(out / runs.PARTITION, material.tags), None
+        partition, centroids = load_split(out / runs.PARTITION, material.tags), None
     else:
         partition, centroids = split_labels(settings, collection, material, display)
     out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def follow(team: Team, device: torch.device, display: Display) -> None:
         return
     settings, out = RunSettings(**told["settings"]), Path(told["out"])
     _, material = open_material(settings, out, None, display, is_made=True)
-    partition = Partition.load(out / runs.PARTITION, material.tags)
+    partition = load_split(out / runs.PARTITION, material.tags)
     train(settings, material, partition, out, True, device, display, team)
 
 
@@ -122,12 +122,17 @@ def _describe(ids: Sequence[str], store: MelStore, display: Display) -> Descript
 
 def split_labels(
     settings: RunSettings, collection: Collection, material: Material, display: Display
-) -> tuple[Partition, np.ndarray]:
+) -> tuple[Partition | Cover, np.ndarray]:
     """Return the labels of each member, and the labels as points (L, D)."""
     space = make_space(settings, collection, material, display)
     with _warnings_to(display):
-        made = make_partition(
-            settings.partition, material.tags, space.centroids, settings.members, settings.seed
+        made = make_split(
+            settings.partition,
+            material.tags,
+            space.centroids,
+            settings.members,
+            settings.seed,
+            settings.merge,
         )
     partition = replace(made, details={**made.details, **space.details})
     assert space.centroids is not None
@@ -137,7 +142,7 @@ def split_labels(
 def begin_run(
     settings: RunSettings,
     material: Material,
-    partition: Partition,
+    partition: Partition | Cover,
     centroids: np.ndarray,
     out: Path,
 ) -> None:
@@ -150,7 +155,7 @@ def begin_run(
 def introduce(
     settings: RunSettings,
     material: Material,
-    partition: Partition,
+    partition: Partition | Cover,
     device: torch.device,
     display: Display,
 ) -> None:
@@ -158,7 +163,7 @@ def introduce(
     counts = ", ".join(f"{len(songs)} {name}" for name, songs in material.parts.items())
     display.say(
         f"{settings.backbone}, {partition.n_members} members over {len(material.tags)} labels "
-        f"({Path(settings.partition).stem}), {counts} songs, on {device}"
+        f"({runs.split_title(settings.partition)}), {counts} songs, on {device}"
     )
     for member, tags in enumerate(partition.parts()):
         display.say(f"  member {member}: {' '.join(tags)}")
@@ -167,7 +172,7 @@ def introduce(
 def train(
     settings: RunSettings,
     material: Material,
-    partition: Partition,
+    partition: Partition | Cover,
     out: Path,
     resume: bool,
     device: torch.device,
@@ -179,17 +184,16 @@ def train(
     Of several processes the first alone writes, and has metrics to return.
     """
     began = time.monotonic()
-    ensemble = FusedEnsemble.create(
-        settings.backbone, partition.member_of_label.tolist(), settings.seed
-    ).to(device)
+    members, merge = partition.member_of_output, partition.merging()
+    ensemble = FusedEnsemble.create(settings.backbone, members.tolist(), settings.seed).to(device)
     config = train_config(settings)
     with _warnings_to(display):
         config = replace(config, precision=precision.resolve(config.precision, device))
     epochs = EpochDisplay(display, config.epochs)
     ensemble = fit(
         ensemble,
-        material.part("train"),
-        material.part("validation"),
+        material.part("train").of_labels(partition.label_of_output),
+        material.part("validation").of_labels(partition.label_of_output),
         config,
         out,
         resume,
@@ -200,6 +204,7 @@ def train(
     )
     if team is not None and team.rank:
         return {}
+    ensemble.set_merge(merge)
     batch_size = last_batch_size(out)
     with _warnings_to(display):
         scores = {

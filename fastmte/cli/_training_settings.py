@@ -15,7 +15,7 @@ from fastmte.data.demo import DEMO_RECIPE
 from fastmte.errors import InputError
 from fastmte.models import backbones, create_backbone
 from fastmte.models._registry import Backbone
-from fastmte.partition import METHODS
+from fastmte.partition import METHODS, split_names
 from fastmte.runs import RunSettings
 
 DEMO, DEMO_FOLDER = "demo", Path("demo-data")
@@ -68,12 +68,12 @@ def new_settings(ctx: click.Context, given: dict[str, Any], display: Display) ->
     for name in ("partition", "backbone"):
         if given[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.", ctx)
-    method = given["partition"]
-    if method not in METHODS and not Path(method).is_file():
-        raise click.BadParameter(
-            f"must be one of {', '.join(METHODS)} or a file, got {method!r}",
-            param_hint="--partition",
-        )
+    for method in split_names(given["partition"]):
+        if method not in METHODS and not Path(method).is_file():
+            raise click.BadParameter(
+                f"must be one of {', '.join(METHODS)} or a file, got {method!r}",
+                param_hint="--partition",
+            )
     network = _network(given["backbone"])
     values = _values(given)
     if given["patience"] is None:
@@ -142,9 +142,15 @@ def _values(given: dict[str, Any]) -> dict[str, Any]:
     for name in _PATHS:
         if values[name] is not None:
             values[name] = str(Path(values[name]).absolute())
-    if Path(given["partition"] or "").is_file() and given["partition"] not in METHODS:
-        values["partition"] = str(Path(given["partition"]).absolute())
+    if given["partition"] is not None:
+        values["partition"] = "+".join(map(_anywhere, split_names(given["partition"])))
     return values
+
+
+def _anywhere(method: str) -> str:
+    """Return a method, or a file's path from any folder."""
+    is_file = method not in METHODS and Path(method).is_file()
+    return str(Path(method).absolute()) if is_file else method
 
 
 def _existing(data: str) -> str:

@@ -109,10 +109,10 @@ def _of_run(
 
 
 def _tags_of_run(run: Path) -> tuple[str, ...] | None:
-    from fastmte.partition import Partition
+    from fastmte.partition import load_split
 
     file = run / "partition.json"
-    return Partition.load(file).tags if file.is_file() else None
+    return load_split(file).tags if file.is_file() else None
 
 
 def _names(n_labels: int) -> tuple[str, ...]:

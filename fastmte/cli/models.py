@@ -143,14 +143,17 @@ def _backbone(name: str) -> dict[str, Any]:
 
 def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
     ensemble, thresholds = checkpoint.ensemble, checkpoint.thresholds
-    member_of_label = ensemble.member_of_label.tolist()
+    merge, tags = ensemble.merge, checkpoint.tags
+    if merge is not None:
+        tags = tuple(tags[label] for label in merge.label_of_output)
     return {
         "backbone": ensemble.backbone_name,
         "parameters": sum(p.numel() for p in ensemble.parameters()),
         "members": [
-            [tag for tag, m in zip(checkpoint.tags, member_of_label, strict=True) if m == k]
+            [tag for tag, m in zip(tags, ensemble.member_of_label.tolist(), strict=True) if m == k]
             for k in range(ensemble.n_members)
         ],
+        "merge": None if merge is None else merge.how,
         "tags": list(checkpoint.tags),
         "mel": dict(checkpoint.mel),
         "frames": checkpoint.frames,

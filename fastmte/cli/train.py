@@ -102,6 +102,12 @@ if TYPE_CHECKING:
     default="auto",
     help="How members are run: auto, by the fused kernels where there are any; or their module.",
 )
+@click.option(
+    "--merge",
+    type=click.Choice(["mean", "logit"]),
+    help="Lets members share labels, whose score is the mean of theirs: of scores, or of logits "
+    " [default: mean for methods joined with +]",
+)
 @options.precision
 @click.option(
     "--processes",
@@ -126,8 +132,9 @@ def train(ctx: click.Context, **given: Any) -> None:
     """Train an ensemble, one member for each part of the labels, all in one network.
 
     The partition is dkmeans, dkmeans-published, kmeans, linear, moodtheme, single, random,
-    or a JSON file of lists of tags. The defaults are those of the backbone's authors, for the
-    VGG and the ResNets the paper's; the demo has its own.
+    or a JSON file of lists of tags. kmeans+dkmeans takes the members of both, and --merge
+    lets those of a file share labels. The defaults are those of the backbone's authors, for
+    the VGG and the ResNets the paper's; the demo has its own.
     The run folder gets the model, its metrics, predictions and thresholds.
 
     \b

@@ -1,7 +1,7 @@
 """Which songs, and which part of each, make up the batches of an epoch."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -54,6 +54,10 @@ class LabelledMels:
         labels = torch.from_numpy(self.labels)[rows]
         index = torch.from_numpy(self.index)[rows]
         return self.store.gather(index, frames, starts, out), labels
+
+    def of_labels(self, columns: np.ndarray) -> "LabelledMels":
+        """Return the same songs with some labels, in another order or more than once."""
+        return replace(self, labels=self.labels[:, columns])
 
     @cached_property
     def lengths(self) -> np.ndarray:

@@ -3,6 +3,8 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
+
 import fastmte
 from fastmte.checkpoint import Checkpoint, save
 from fastmte.crop import BANDS
@@ -10,7 +12,7 @@ from fastmte.data.shards import check_way
 from fastmte.ensemble import FusedEnsemble, unfuse
 from fastmte.errors import InputError
 from fastmte.files import atomic_write, whole_folder
-from fastmte.partition import Partition
+from fastmte.partition import Cover, Partition
 
 PARTITION, README = "partition.json", "README.md"
 
@@ -39,10 +41,11 @@ fastmte tag MUSIC/ --model {first} -o TAGGED
 ```python
 from fastmte.checkpoint import load
 from fastmte.ensemble import fuse
-from fastmte.partition import Partition
+from fastmte.partition import load_split
 
+split = load_split("partition.json")
 members = [load(name).ensemble for name in {names}]
-ensemble = fuse(members, Partition.load("partition.json").member_of_label)  # the same bits
+{fuse}
 ```
 
 ## In PyTorch alone
@@ -64,6 +67,13 @@ model.eval()
 The input is mel spectrograms in dB, {bands} bands of {frames} frames, made as `mel` in
 `config.json` says; a song has the tags whose scores, the sigmoid of the last layer, are above
 `thresholds`.
+"""
+
+
+_FUSE = "ensemble = fuse(members, split.member_of_label)  # the same bits"
+_FUSE_SHARED = """\
+ensemble = fuse(members, split.member_of_output)  # the same bits
+ensemble.set_merge(split.merging())\
 """
 
 
@@ -95,16 +105,28 @@ def write_members(checkpoint: Checkpoint, folder: str | Path) -> list[Path]:
     with nullcontext(folder) if folder.is_dir() else whole_folder(folder) as new:
         for k, (name, member) in enumerate(zip(names, members, strict=True)):
             save(_checkpoint(checkpoint, member, k), new / name)
-        owners = checkpoint.ensemble.member_of_label.numpy()
-        Partition(checkpoint.tags, owners, "file").save(new / PARTITION)
+        _split(checkpoint).save(new / PARTITION)
         with atomic_write(new / README) as file:
             file.write(_readme(checkpoint, names))
     return [folder / name for name in names]
 
 
+def _split(checkpoint: Checkpoint) -> Partition | Cover:
+    """Return which labels each member has."""
+    ensemble = checkpoint.ensemble
+    owners = ensemble.member_of_label.numpy()
+    if ensemble.merge is None:
+        return Partition(checkpoint.tags, owners, "file")
+    membership = np.zeros((ensemble.n_members, ensemble.n_scores), dtype=bool)
+    membership[owners, list(ensemble.merge.label_of_output)] = True
+    return Cover(checkpoint.tags, membership, ensemble.merge.how, "file")
+
+
 def _checkpoint(checkpoint: Checkpoint, member: FusedEnsemble, k: int) -> Checkpoint:
     """Return a member with what belongs to its own labels."""
     labels, thresholds = member.label_index.numpy(), checkpoint.thresholds
+    if (merge := checkpoint.ensemble.merge) is not None:
+        labels = np.array(merge.label_of_output)[labels]
     place = {"member": k, "of_members": checkpoint.ensemble.n_members}
     return Checkpoint(
         member,
@@ -128,6 +150,7 @@ def _readme(checkpoint: Checkpoint, names: list[str]) -> str:
         version=fastmte.__version__,
         names=names,
         first=names[0],
+        fuse=_FUSE if checkpoint.ensemble.merge is None else _FUSE_SHARED,
         network=network,
         head=head,
         strict="" if is_whole else ", strict=False",

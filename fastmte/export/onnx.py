@@ -15,6 +15,7 @@ from fastmte.errors import InputError
 from fastmte.extras import missing
 from fastmte.files import atomic_write
 from fastmte.mel import MelConfig
+from fastmte.merge import Merge
 from fastmte.plan.network import FoldedNetwork
 from fastmte.plan.onnx_graph import OnnxBuilder, session, write_mels_to_features
 
@@ -67,7 +68,7 @@ def scores_model(checkpoint: Checkpoint) -> onnx.ModelProto:
     _check_size(ensemble)
     builder, features = write_mels_to_features(FoldedNetwork(ensemble.backbone), checkpoint.frames)
     _write_head(builder, ensemble, features)
-    mels, scores = ("batch", BANDS, checkpoint.frames), ("batch", ensemble.n_labels)
+    mels, scores = ("batch", BANDS, checkpoint.frames), ("batch", ensemble.n_scores)
     model = builder.model(mels, "scores", scores)
     onnx.helper.set_model_props(model, _metadata(checkpoint))
     onnx.checker.check_model(model, full_check=True)
@@ -97,13 +98,40 @@ def _write_head(builder: OnnxBuilder, ensemble: FusedEnsemble, features: list[st
     by_member = builder.op("Concat", "logits.by_member", logits, axis=1)
     order = builder.constant("label_order", members.argsort(stable=True).argsort().numpy())
     builder.op("Gather", "logits", [by_member, order], axis=1)
-    builder.op("Sigmoid", "scores", ["logits"])
+    if ensemble.merge is None:
+        builder.op("Sigmoid", "scores", ["logits"])
+    else:
+        _write_merge(builder, ensemble.merge)
+
+
+def _write_merge(builder: OnnxBuilder, merge: Merge) -> None:
+    """Write the mean over each label's outputs, of sigmoids or of logits before the sigmoid."""
+    labels = np.array(merge.label_of_output)
+    columns = [np.flatnonzero(labels == label) for label in range(merge.n_labels)]
+    is_logit = merge.how == "logit"
+    values = "logits" if is_logit else builder.op("Sigmoid", "outputs", ["logits"])
+    terms = []
+    for turn in range(max(map(len, columns))):
+        # A label without so many has its first again, times 0: what is not finite stays its own.
+        index = np.array([own[turn] if turn < len(own) else own[0] for own in columns])
+        share = np.array([(turn < len(own)) / len(own) for own in columns], np.float32)
+        name = f"merge_{turn}"
+        column = builder.constant(f"{name}.column", index)
+        part = builder.op("Gather", f"{name}.outputs", [values, column], axis=1)
+        terms.append(builder.op("Mul", name, [part, builder.constant(f"{name}.share", share)]))
+    if is_logit:
+        builder.op("Sigmoid", "scores", [builder.op("Sum", "merged", terms)])
+    else:
+        builder.op("Sum", "scores", terms)
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """Return what a reader needs to make mels and to name scores; values but words are JSON."""
-    thresholds = checkpoint.thresholds
+    thresholds, merge = checkpoint.thresholds, checkpoint.ensemble.merge
     mel = _mel(checkpoint)
+    shared = {}
+    if merge is not None:  # member_of_label and logits are then of outputs
+        shared = {"label_of_output": json.dumps(merge.label_of_output), "merge": merge.how}
     return {
         "fastmte_version": fastmte.__version__,
         "backbone": checkpoint.ensemble.backbone_name,
@@ -113,6 +141,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "tags": json.dumps(checkpoint.tags, ensure_ascii=False),
         "member_of_label": json.dumps(checkpoint.ensemble.member_of_label.tolist()),
         "thresholds": json.dumps(None if thresholds is None else thresholds.tolist()),
+        **shared,
     }
 
 
@@ -129,7 +158,8 @@ def _difference(checkpoint: Checkpoint, data: bytes) -> float:
     differences = []
     for batch in mels.split(2):
         with torch.inference_mode():
-            expected = checkpoint.ensemble(batch).sigmoid().numpy()
+            ensemble = checkpoint.ensemble
+            expected = ensemble.scores(ensemble(batch)).numpy()
         (scores,) = engine.run(None, {"mels": batch.numpy()})
         differences.append(np.abs(scores - expected).max())
     return float(np.max(differences))

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmte.errors import InputError
 from fastmte.labels import MOOD_TAGS, THEME_TAGS
+from fastmte.partition.cover import Cover, load_split
 from fastmte.partition.dkmeans import DKMeans, dkmeans_published
 from fastmte.partition.elbow import LARGEST, KMeansElbow, kmeans
 from fastmte.partition.partition import Partition
@@ -95,6 +96,51 @@ def make_partition(
     if curve is not None:
         details["elbow"] = curve.curve()
     return Partition(tags, member, method, details)
+
+
+def split_names(method: str) -> list[str]:
+    """Return the methods and files that ``method`` joins with ``+``: one, for a partition."""
+    is_one = method in METHODS or Path(method).is_file()
+    return [method] if is_one else method.split("+")
+
+
+def make_split(
+    method: str,
+    tags: Sequence[str],
+    centroids: np.ndarray | None,
+    n_members: int | str,
+    seed: int,
+    merge: str | None = None,
+) -> Partition | Cover:
+    """Return a partition of the tags, or a cover by the members of several partitions.
+
+    Args:
+        method: as ``make_partition``, or several joined with ``+``, whose members are all taken.
+        tags: the labels in the order of the scores.
+        centroids: as ``make_partition``.
+        n_members: of each partition, likewise.
+        seed: of the random choices of each.
+        merge: how the scores of members become one where a file lets them share labels
+            (required then), or methods are joined (``"mean"`` by default).
+
+    Raises:
+        InputError: as ``make_partition``, or ``merge`` is for members that share no label.
+
+    Warns:
+        UserWarning: as ``make_partition``.
+    """
+    names = split_names(method)
+    if len(names) == 1 and merge is not None:
+        if method in METHODS:
+            raise InputError(
+                f"{method}: its members share no labels, so there is nothing to merge; "
+                "join methods with +, or name a file"
+            )
+        return load_split(method, tags, merge)
+    if len(names) == 1 and method not in METHODS and Path(method).is_file():
+        return load_split(method, tags)
+    made = [make_partition(name, tags, centroids, n_members, seed) for name in names]
+    return made[0] if len(made) == 1 else Cover.of_partitions(made, merge or "mean")
 
 
 def with_elbow(

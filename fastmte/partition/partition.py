@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,19 @@ class Partition:
         """Number of members, K."""
         return int(self.member_of_label.max()) + 1
 
+    @property
+    def member_of_output(self) -> np.ndarray:
+        """(L,) int64, each output's member: outputs are labels, as members share none."""
+        return self.member_of_label
+
+    @property
+    def label_of_output(self) -> np.ndarray:
+        """(L,) int64, each output's label."""
+        return np.arange(len(self.tags))
+
+    def merging(self) -> None:
+        """Return that there is nothing to merge; see ``Cover.merging``."""
+
     def parts(self) -> list[list[str]]:
         """Return the tags of each member, in the order of assignment where it is known."""
         parts: list[list[str]] = [[] for _ in range(self.n_members)]
@@ -102,7 +116,7 @@ class Partition:
             InputError: a tag is missing, unknown or in it twice, or a part is empty.
         """
         parts = [[strip_prefix(tag) for tag in part] for part in parts]
-        _check_parts(parts, tags, source)
+        check_parts(parts, tags, source)
         label = {tag: index for index, tag in enumerate(tags)}
         member = np.empty(len(tags), np.int64)
         for index, part in enumerate(parts):
@@ -143,7 +157,7 @@ class Partition:
             return _from_object(value, tags, source)
         if isinstance(value, dict) and isinstance(value.get("format"), str):
             raise InputError(f"{source}: format must be {FORMAT}, got {value['format']}")
-        parts = _read_parts(value, source)
+        parts = read_parts(value, source)
         if tags is None:
             tags = sorted({strip_prefix(tag) for part in parts for tag in part})
         return cls.of_parts(parts, tags, source=source)
@@ -176,7 +190,7 @@ class Partition:
 
 
 def _from_object(value: dict[str, Any], tags: Sequence[str] | None, source: str) -> Partition:
-    parts = _read_parts(value.get("parts"), source)
+    parts = read_parts(value.get("parts"), source)
     own = value.get("tags")
     if not isinstance(own, list) or not all(isinstance(tag, str) for tag in own):
         raise InputError(f"{source}: tags must be a list of strings")
@@ -201,7 +215,12 @@ def _is_permutation(order: Any, n: int) -> bool:
     return is_indices and sorted(order) == list(range(n))
 
 
-def _read_parts(value: Any, source: str) -> list[list[str]]:
+def read_parts(value: Any, source: str) -> list[list[str]]:
+    """Return parsed JSON that is a list of lists of tags.
+
+    Raises:
+        InputError: it is not.
+    """
     is_parts = isinstance(value, list) and all(
         isinstance(part, list) and all(isinstance(tag, str) for tag in part) for part in value
     )
@@ -213,19 +232,30 @@ def _read_parts(value: Any, source: str) -> list[list[str]]:
     return value
 
 
-def _check_parts(parts: Sequence[Sequence[str]], tags: Sequence[str], source: str) -> None:
+def check_parts(
+    parts: Sequence[Sequence[str]], tags: Sequence[str], source: str, may_share: bool = False
+) -> None:
+    """Refuse parts that are no partition of the tags, or no cover where they may share tags.
+
+    Raises:
+        InputError: names the tags that are unknown, missing or repeated.
+    """
     if not parts or not all(parts):
         raise InputError(f"{source}: every part must have a tag, got {[len(p) for p in parts]}")
-    given = [tag for part in parts for tag in part]
-    known = set(given)
+    known = {tag for part in parts for tag in part}
+    within = {tag for part in parts for tag in _repeated(part)}
     faults = {
         "unknown": sorted(known - set(tags)),
-        "more than once": _repeated(given),
+        "more than once": sorted(within) if may_share else _repeated(chain(*parts)),
         "missing": [tag for tag in tags if tag not in known],
     }
     if any(faults.values()):
         text = "; ".join(f"{name}: {_first_few(found)}" for name, found in faults.items() if found)
-        raise InputError(f"{source}: no partition of the {len(tags)} labels ({text})")
+        kind = "cover" if may_share else "partition"
+        hint = ""
+        if faults["more than once"] and not may_share and not within:
+            hint = "; train's --merge mean|logit lets members share labels"
+        raise InputError(f"{source}: no {kind} of the {len(tags)} labels ({text}){hint}")
 
 
 def _first_few(names: Sequence[str]) -> str:

@@ -77,7 +77,7 @@ class Scores:
                     blank = songs.new_zeros(self._size - n_songs, *songs.shape[1:])
                     songs = torch.cat([songs, blank])
                 logits = self._plan(songs.to(device))[:n_songs]
-                parts.append(logits.double().sigmoid().cpu().numpy())
+                parts.append(self._ensemble.scores(logits.double()).cpu().numpy())
         return np.concatenate(parts)
 
     def _halve(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmte.partition import Partition, co_occurrence
+from fastmte.partition import Cover, Partition, co_occurrence
 from fastmte.partition.compare import Compared
 from fastmte.report._markup import table, text
 from fastmte.report.tables import comparison_rows
@@ -42,10 +42,10 @@ def comparison(rows: Sequence[Compared]) -> str:
     )
 
 
-def together(partition: Partition | None, pairs: np.ndarray | None) -> str:
+def together(partition: Partition | Cover | None, pairs: np.ndarray | None) -> str:
     """Return the pairs of labels that most songs have, kept by one member and parted."""
-    if partition is None or pairs is None or not pairs.any():
-        return ""
+    if pairs is None or not pairs.any() or not isinstance(partition, Partition):
+        return ""  # where members share labels, none is parted
     member = partition.member_of_label
     kept = co_occurrence(pairs, member)
     note = (

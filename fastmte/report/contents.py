@@ -13,7 +13,7 @@ from fastmte import metrics, runs
 from fastmte.data.parts import Tagged, read_tagged
 from fastmte.data.task_files import read_array, read_thresholds
 from fastmte.errors import InputError
-from fastmte.partition import Partition
+from fastmte.partition import Cover, Partition, load_split
 from fastmte.partition.compare import Compared
 
 TAGGED = "tagged"  # folder in a run that is looked at without being named
@@ -41,7 +41,7 @@ class Contents:
 
     folder: Path
     manifest: dict[str, Any] = field(default_factory=dict)
-    partition: Partition | None = None
+    partition: Partition | Cover | None = None
     centroids: np.ndarray | None = None
     epochs: tuple[dict[str, Any], ...] = ()
     results: dict[str, float] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def read_contents(folder: Path, tagged: Path | None = None) -> Contents:
         return nothing
 
     manifest = piece(runs.MANIFEST, "how it was made", lambda _: runs.read_manifest(folder), {})
-    partition = piece(runs.PARTITION, "the members' labels", Partition.load, None)
+    partition = piece(runs.PARTITION, "the members' labels", load_split, None)
     centroids = piece(runs.CENTROIDS, "Figure 1", _centroids, None)
     epochs = piece("metrics.jsonl", "the course of the training", _records, ())
     scores = piece("predictions.npy", "the metrics", read_array, None)
@@ -123,7 +123,10 @@ def _records(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _evaluated(
-    folder: Path, partition: Partition | None, scores: np.ndarray | None, truth: np.ndarray | None
+    folder: Path,
+    partition: Partition | Cover | None,
+    scores: np.ndarray | None,
+    truth: np.ndarray | None,
 ) -> tuple[dict[str, float], tuple[dict[str, Any], ...]]:
     """Return the metrics of the test songs, and a row of them for each tag."""
     if scores is None or truth is None:
@@ -135,8 +138,13 @@ def _evaluated(
     rows = metrics.per_tag(scores, truth, tags, decisions)
     thresholds = folder / "thresholds.txt"
     if partition is not None:
-        for row, member in zip(rows, partition.member_of_label.tolist(), strict=True):
-            row["member"] = member
+        of_label: list[list[int]] = [[] for _ in tags]
+        for label, member in zip(
+            partition.label_of_output.tolist(), partition.member_of_output.tolist(), strict=True
+        ):
+            of_label[label].append(member)
+        for row, members in zip(rows, of_label, strict=True):
+            row["member"] = members[0] if len(members) == 1 else ", ".join(map(str, members))
         if thresholds.is_file():
             for row, value in zip(rows, read_thresholds(thresholds, tags).tolist(), strict=True):
                 row["threshold"] = value

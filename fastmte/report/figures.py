@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmte.errors import InputError
-from fastmte.partition import Partition
+from fastmte.partition import Cover, Partition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,11 +135,13 @@ def elbow(curve: dict[str, Any]) -> bytes:
 
 
 def pictures(
-    partition: Partition | None, centroids: np.ndarray | None
+    partition: Partition | Cover | None, centroids: np.ndarray | None
 ) -> tuple[bytes | None, bytes | None, list[str]]:
     """Return Figure 1 and the elbow as far as they can be drawn, and why not otherwise."""
     if partition is None:
         return None, None, []
+    if isinstance(partition, Cover):
+        return None, None, ["Figure 1: a label that members share has no one colour"]
     curve = partition.details.get("elbow")
     try:
         return (

@@ -8,7 +8,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from fastmte.partition import Partition
+from fastmte.partition import Cover, Partition
 from fastmte.partition.compare import Compared
 
 _MEASURES = {  # column -> measure, decimals
@@ -41,7 +41,7 @@ def tag_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def partition_table(partition: Partition) -> Table:
+def partition_table(partition: Partition | Cover) -> Table:
     """Return the tags of each member."""
     table = Table(title=Text(f"Labels split by {partition.method}"), title_justify="left")
     table.add_column("member", justify="right")
