@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_songs
+import torch
 from click.testing import CliRunner, Result
 
 from fastmte import checkpoint, extras, predict
 from fastmte.cli import _tagging, main
 from fastmte.data.shards import open_store
+from fastmte.plan.inference import InferencePlan
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +311,52 @@ def test_bf16_without_units_is_said_once(
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith("Warning: bf16 would be slow here (the CPU has no AMX)")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "n_named"),
+    [
+        ({"member_of_label": [0, 1, 2]}, 3),
+        ({"member_of_label": [0, 0, 0]}, 1),
+        ({"members_of_label": [[0, 2], [1], [0]], "merge": "mean"}, 3),
+    ],
+)
+def test_members_that_do_not_match_the_checkpoint_are_one_line(
+    tag: Callable[..., Result],
+    model: Path,
+    music: Path,
+    tmp_path: Path,
+    fields: dict[str, object],
+    n_named: int,
+) -> None:
+    wrong = shutil.copytree(model, tmp_path / "wrong")
+    config = json.loads((wrong / "config.json").read_text()) | fields
+    (wrong / "config.json").write_text(json.dumps(config))
+    result = tag(music, "--model", wrong)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: {wrong / 'model.safetensors'}: the weights are of 2 members, not of the "
+        f"{n_named} that member_of_label names\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_halves_the_batch_and_loses_no_song(
+    tag: Callable[..., Result], music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = InferencePlan.features
+
+    def fits_one(self: InferencePlan, mels: torch.Tensor) -> torch.Tensor:
+        if len(mels) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return features(self, mels)
+
+    monkeypatch.setattr(InferencePlan, "features", fits_one)
+    result = tag(music)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("Warning: not enough memory on cpu for the batch: it is run 1")
+    assert result.stderr.count("\n") == 1
+    assert len(read_csv(tmp_path / "out" / "scores.csv")) == 4
 
 
 def test_folder_that_is_no_model(tag: Callable[..., Result], music: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {  # name -> its line on the help page, so that help imports no comma
     "train": "Train an ensemble over a partition of the labels.",
     "tag": "Score songs with a trained ensemble.",
     "evaluate": "Metrics of predictions against the truth.",
+    "fuse": "Merge the scores of several runs.",
     "partition": "Split the labels among the members of an ensemble.",
     "prepare": "Turn a collection of songs into a mel store.",
     "features": "Descriptors of songs, the label space of a partition.",
