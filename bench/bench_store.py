@@ -4,6 +4,9 @@ The songs are as long as MTG-Jamendo's, 264 s on average, and their files are in
 cache. The crops go into memory that a training uses for each batch in turn.
 """
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
@@ -63,3 +66,34 @@ def test_gather(versus, store, paths):
         limit=("copy of the float32 batch", lambda: target.copy_(crops)),
         clock=process_time,
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("kind", "n_songs"), [("store", 55_000), ("npy", 10_000)])
+def test_large_collection(benchmark, kind, n_songs):
+    """What indexing many songs and a random epoch over them take, in a process of their own."""
+    took = benchmark.pedantic(took_by, (kind, n_songs))
+    frames, size = (FRAMES, 2) if kind == "store" else (MEAN_FRAMES, 4)
+    whole = n_songs * 96 * frames * size
+    ratio = whole / took["peak"]
+    where = "the float16 store" if kind == "store" else "MTG's .npy, in place"
+    benchmark.extra_info |= {
+        "what": f"memory of the index of {where} and a random epoch over it",
+        "size": f"{n_songs} x 96 x {frames}",
+        "instead": "all of it in memory",
+        "bytes": took["peak"],
+        "instead_bytes": whole,
+        "own_bytes": took["own"],
+        "index_seconds": took["index_s"],
+        "epoch_seconds": took["epoch_s"],
+        "speedup": ratio,
+        "speedup_quartiles": [ratio, ratio],
+    }
+
+
+def took_by(kind, n_songs):
+    """Return what bench.large_store prints of a collection that exists for it alone."""
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "bench.large_store", kind, str(n_songs), folder]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)

@@ -378,6 +378,20 @@ def test_published_mels_are_read_where_they_are(
     assert MelStore.from_npy(paths, ["a", "b", "c"], MelConfig.of("mtg2023")).hash != store.hash
 
 
+def test_a_large_store_does_not_stay_in_this_process(
+    songs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "store"
+    expected = MelStore.build(songs, names(songs), folder, CONFIG, FRAMES).gather([0, 1], FRAMES)
+    monkeypatch.setattr("fastmte.data.store.MOST_MAPPED", 2 * 96 * FRAMES * 2)
+    store = MelStore.open(folder)
+    assert store._mapping is not None
+    for _ in range(5):  # the second and fourth time after its pages were given back
+        assert torch.equal(store.gather([0, 1], FRAMES), expected)
+    monkeypatch.setattr("fastmte.data.store.MOST_MAPPED", 1 << 30)
+    assert MelStore.open(folder)._mapping is None
+
+
 def test_crops_of_a_store_go_into_memory_that_is_given(
     songs: list[Path], tmp_path: Path, rng: np.random.Generator
 ) -> None:

@@ -1,5 +1,6 @@
 """The mel store: the mels of many songs, ready to be cut into batches."""
 
+import mmap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from fastmte.mel import MelConfig
 
 MELS, SIDECAR = "mels.npy", "store.json"
 FORMAT = "fastmte mel store 2"
+MOST_MAPPED = 1 << 30  # bytes of a store that count as this process's memory at a time
 Starts = Tensor | Literal["centre"] | None
 Index = Tensor | np.ndarray | Sequence[int]
 Progress = Callable[[int, int], None]
@@ -57,6 +59,8 @@ class MelStore:
         self.n_frames = np.array(songs["n_frames"], dtype=np.int64)
         self.width = int(self.lengths.max(initial=0))
         self.mel, self.failed, self.hash = mel, tuple(failed), digest
+        self._mapping: mmap.mmap | None = None  # of a file too large to stay mapped
+        self._n_mapped = 0
         self._row = {id_: row for row, id_ in enumerate(self.ids)}
 
     def __len__(self) -> int:
@@ -107,7 +111,10 @@ class MelStore:
         config = MelConfig.from_dict(sidecar["mel"])
         keys = ("id", "path", "code", "message")
         failed = [{key: str(one[key]) for key in keys} for one in sidecar["failed"]]
-        return cls(flat(mels), offsets, sidecar["songs"], config, failed, sidecar["hash"])
+        store = cls(flat(mels), offsets, sidecar["songs"], config, failed, sidecar["hash"])
+        if mels.nbytes > MOST_MAPPED and isinstance(mels.base, mmap.mmap):
+            store._mapping = mels.base
+        return store
 
     @classmethod
     def from_npy(
@@ -210,6 +217,12 @@ class MelStore:
 
     def _cut(self, index: Tensor, frames: int, starts: Tensor, out: Tensor | None) -> Tensor:
         lengths = torch.from_numpy(self.lengths)
+        if self._mapping is not None:
+            self._n_mapped += len(index) * BANDS * frames * self._mels.element_size()
+            if self._n_mapped > MOST_MAPPED:
+                # The system keeps the file in memory as long as it can; this process need not.
+                self._mapping.madvise(mmap.MADV_DONTNEED)
+                self._n_mapped = 0
         return ops.crop_mels(self._mels, self._offsets, lengths, index, starts, frames, BANDS, out)
 
 
