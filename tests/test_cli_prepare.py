@@ -1,6 +1,7 @@
 """``fastmte prepare`` makes a store of what it can read, and says what it cannot."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,21 @@ def test_a_finished_store_is_checked_and_mended(place: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout == "4 songs of preset mtg2019: store\n"
     np.testing.assert_array_equal(np.load("store/mels.npy")[2], good)
+
+
+def test_without_a_terminal_lines_tell_the_time_left(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    songs = write_songs(place / "music")
+    assert run("music", *OPTIONS).exit_code == 0
+    for path in songs[2:]:
+        os.utime(path, (1, 1))
+    monkeypatch.setattr("fastmte.cli._training_display._PLAIN_SECONDS", -1.0)
+    result = run("music", *OPTIONS)  # two songs are ready: they say nothing about the speed
+    assert result.stderr.splitlines() == [
+        "3 of 4 songs, about 0 s left",
+        "4 of 4 songs, about 0 s left",
+    ]
 
 
 def test_ctrl_c_keeps_what_is_ready(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
