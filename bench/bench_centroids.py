@@ -113,9 +113,10 @@ def test_label_centroids_of_a_file(versus, tmp_path):
 
 
 def _multi_hot(n_songs, n_features, n_labels, n_of_song):
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(n_songs, n_features, generator=generator)
-    return features, torch.rand(n_songs, n_labels, generator=generator) < n_of_song / n_labels
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((n_songs, n_features), np.float32)
+    labels = rng.random((n_songs, n_labels), np.float32) < n_of_song / n_labels
+    return torch.from_numpy(features), torch.from_numpy(labels)
 
 
 def _close(actual, expected):

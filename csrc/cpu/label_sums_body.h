@@ -4,7 +4,9 @@ typedef double Doubles __attribute__((vector_size(kBytes), aligned(8), may_alias
 typedef float Floats __attribute__((vector_size(kBytes), aligned(4), may_alias));
 typedef float HalfFloats __attribute__((vector_size(kBytes / 2), aligned(4), may_alias));
 
-constexpr int64_t kPage = 4096;  // beyond which a processor does not read ahead by itself
+constexpr int64_t kPage = 4096;  // bytes, beyond which a processor does not read ahead by itself
+constexpr int64_t kLine = 64;
+constexpr int kIntoL2 = 2;  // of __builtin_prefetch
 // Of a row, kept in registers while its labels are passed: half of the registers.
 constexpr int kVectorsOfTile = kBytes == 64 ? 16 : 8;
 
@@ -91,6 +93,8 @@ template <typename T, typename Sum>
 FASTMTE_TARGET bool add_wide(SongRows<T> rows, SongLabels labels, LabelSums to, Sum* sums) {
   constexpr bool kInGroups = sizeof(Sum) == sizeof(float);
   constexpr int64_t kWidth = kBytes / sizeof(Sum), kTile = kVectorsOfTile * kWidth;
+  // All of a row; the first line of a long one, whose others are read ahead.
+  const int64_t n_ahead = rows.n_features * sizeof(T) > kPage / 4 ? 1 : rows.n_features;
   uint64_t first = labels.crow[0];
   for (int64_t song = 0; song < rows.n_songs; ++song) {
     const uint64_t last = labels.crow[song + 1];
@@ -103,7 +107,8 @@ FASTMTE_TARGET bool add_wide(SongRows<T> rows, SongLabels labels, LabelSums to, 
       ++to.counts[before];
     }
     const T* x = rows[song];
-    __builtin_prefetch(x + kPage / sizeof(T));
+    for (int64_t d = 0; d < n_ahead; d += kLine / sizeof(T))
+      __builtin_prefetch(x + kPage / sizeof(T) + d, 0, kIntoL2);
     if (n == 0 && !is_finite_body(x, rows.n_features)) return false;
     int64_t d = 0;
     for (; d + kTile <= rows.n_features; d += kTile)
