@@ -54,8 +54,9 @@ KINDS = {
     "flac": {"format": "FLAC"},
     "ogg": {"format": "OGG"},
     "aiff": {"format": "AIFF"},
-    "mp3 CBR": {"format": "MP3", "bitrate_mode": "CONSTANT"},
-    "mp3 VBR": {"format": "MP3", "bitrate_mode": "VARIABLE"},
+    # Without a level of compression soundfile does not hand on the mode.
+    "mp3 CBR": {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.3},
+    "mp3 VBR": {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.3},
     "mp3 CBR, low": {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.9},
     "mp3 VBR, low": {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.9},
 }
