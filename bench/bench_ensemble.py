@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -37,13 +38,18 @@ TUNED = os.environ.get("FASTMTE_BENCH_ALLOCATOR") == "tuned"
 ALLOCATOR = "tuned malloc" if TUNED else "plain malloc"
 FRAMES, WIDTH = 1366, 1024
 SIZES = (17, 11, 16, 12)  # labels of the members in the paper's k-means run
-ROUNDS = {1: 9, 8: 5, 32: 3}
-# Each is timed beside the one that was chosen.
-PLANS = ["module", "grouped:1", "separate:1", "separate:2", "separate:4", "separate:8"]
+ROUNDS = {1: 9, 8: 3, 32: 2}
+# The best of them is timed beside the one that was chosen; the module is never near.
+PLANS = ["grouped:1", "separate:1", "separate:2", "separate:4", "separate:8"]
 Run = Callable[[], torch.Tensor]
 
-backbones = pytest.mark.parametrize("backbone", ["vgg", "resnet18-uibk", "resnet18"])
-batches = pytest.mark.parametrize("batch", list(ROUNDS))
+sizes = pytest.mark.parametrize(
+    ("backbone", "batch"),
+    [
+        *[(backbone, batch) for backbone in ("vgg", "resnet18-uibk") for batch in ROUNDS],
+        ("resnet18", 8),
+    ],
+)
 no_bf16 = pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this CPU has no AMX")
 precisions = pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=no_bf16)])
 
@@ -58,7 +64,7 @@ class Sides:
         order = torch.randperm(sum(SIZES), generator=generator)
         self.parts = [part.sort().values for part in order.split(SIZES)]
         self.models = [network(backbone, n, seed=k) for k, n in enumerate(SIZES)]
-        some = self.mels[:4]
+        some = self.mels[:1]
         for model in self.models:
             settle(model, torch.cat([some, some.flip(2)]))  # scores that are not all 0 or 1
         member_of_label = torch.empty(sum(SIZES), dtype=torch.int64)
@@ -98,15 +104,20 @@ class Sides:
         return run
 
 
+@lru_cache(maxsize=1)
+def sides_of(backbone: str, batch: int) -> Sides:
+    """Return both sides; those of the last call need not be made again."""
+    return Sides(backbone, batch)
+
+
 def same_within(tolerance: float) -> Callable[[torch.Tensor, torch.Tensor], None]:
     return lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
-@backbones
-@batches
 @precisions
+@sizes
 def test_inference(versus, benchmark, backbone, batch, precision):
-    sides = Sides(backbone, batch)
+    sides = sides_of(backbone, batch)
     plan = sides.plan(precision)
     versus(
         plan,
@@ -124,27 +135,28 @@ def test_inference(versus, benchmark, backbone, batch, precision):
     benchmark.extra_info["instead_page_faults"] = faults_of(sides.sequential)
 
 
+@precisions
 @pytest.mark.parametrize("backbone", ["vgg", "resnet18-uibk"])
 @pytest.mark.parametrize("batch", [1, 8])
-def test_choice(versus, backbone, batch):
+def test_choice(versus, backbone, batch, precision):
     """The plan that was chosen is as fast as the fastest candidate."""
-    sides = Sides(backbone, batch)
+    sides = sides_of(backbone, batch)
     names = [plan for plan in PLANS if Choice.parse(plan).name in candidates(sides.ensemble)]
-    name, run = fastest({name: sides.plan(plan=name) for name in names})
+    name, run = fastest({name: sides.plan(precision, name) for name in names})
     versus(
-        sides.plan(),
+        sides.plan(precision),
         run,
-        what=f"the chosen plan, {backbone}, K = {len(SIZES)}",
+        what=f"the chosen plan, {backbone}, K = {len(SIZES)}, {precision}",
         size=sides.size,
         instead=f"the fastest candidate, {name}",
-        same=same_within(1e-5),
-        rounds=9,
+        same=same_within(1e-5 if precision == "fp32" else 2e-2),
+        rounds=7,
         clock=process_time,
     )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@backbones
+@pytest.mark.parametrize("backbone", ["vgg", "resnet18-uibk", "resnet18"])
 def test_memory(benchmark, backbone):
     """What one batch of 32 takes at most beyond the models and the mels, each in a process."""
     sides = [benchmark.pedantic(peak_of, (backbone, "plan")), peak_of(backbone, "sequential")]
@@ -168,15 +180,19 @@ def faults_of(run: Run) -> int:
 
 
 def fastest(runs: dict[str, Run]) -> tuple[str, Run]:
-    """Return what takes the least time in rounds of all."""
+    """Return what takes the least time in rounds of all; those far behind drop out."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(4):  # the first lays out the weights
-        for name, run in runs.items():
+    for run in runs.values():  # the first lays out the weights
+        run()
+    for _ in range(4):
+        for name in list(seconds):
             start = process_time()
-            run()
+            runs[name]()
             seconds[name].append(process_time() - start)
-    best = min(runs, key=lambda name: median(seconds[name][1:]))
-    print({name: f"{median(times[1:]) * 1e3:.1f} ms" for name, times in seconds.items()})
+        least = min(median(times) for times in seconds.values())
+        seconds = {name: times for name, times in seconds.items() if median(times) < 1.3 * least}
+    print({name: f"{median(times) * 1e3:.1f} ms" for name, times in seconds.items()})
+    best = min(seconds, key=lambda name: median(seconds[name]))
     return best, runs[best]
 
 

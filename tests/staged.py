@@ -14,6 +14,7 @@ class Staged(_registry.Backbone):
     """A VGG's stem or one of another stride, an overlapping pool, and two residual blocks."""
 
     origin = "these tests"
+    channels = CHANNELS
     n_features = CHANNELS[1]
     min_frames = 8
     dropout = 0.3
@@ -22,7 +23,7 @@ class Staged(_registry.Backbone):
 
     def __init__(self, members: int) -> None:
         super().__init__(members)
-        narrow, wide = CHANNELS
+        narrow, wide = self.channels
         self.bn_init = SharedInputNorm(members)
         self.conv_1 = Conv2d(members, 1, narrow, 3, self.stride, shared_input=True)
         self.bn_1 = BatchNorm2d(members, narrow)
@@ -55,6 +56,13 @@ class Strided(Staged):
     """Its stem is none that an operator computes as a whole."""
 
     stride = 2
+
+
+class Wide(Staged):
+    """Of as many channels as the matrix units of CPUs take at once."""
+
+    channels = 32, 64
+    n_features = 64
 
 
 class Plain(nn.Module):
