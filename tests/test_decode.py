@@ -196,6 +196,21 @@ def test_mp3_whose_tag_lies(tmp_path: Path, mode: str, field: str, factor: float
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("percent", [30, 60, 90])
+def test_an_mp3_that_ends_in_zeros(tmp_path: Path, mode: str, percent: int) -> None:
+    """Of its whole size, as a download that was broken off."""
+    sound = chirps(RATE * 20, RATE, 2)
+    path = write(tmp_path / "a", sound, kind="MP3", compression_level=0.3, bitrate_mode=mode)
+    data = path.read_bytes()
+    there = len(data) * percent // 100
+    path.write_bytes(data[:there] + bytes(len(data) - there))
+    with open_audio(path) as file:
+        assert file.n_samples == pytest.approx(RATE * 20 * percent / 100, rel=0.1)
+        assert file.is_cut and "truncated" in file.warnings[0]
+        assert len(file.read(0, file.n_samples)) == file.n_samples
+
+
 def test_two_mp3_files_behind_one_another_are_read_as_one(tmp_path: Path) -> None:
     sound = chirps(RATE * 30, RATE, 2)
     one = write(tmp_path / "one", sound, kind="MP3", compression_level=0).read_bytes()

@@ -14,6 +14,8 @@ _RESYNC = 1024  # bytes of damage a decoder gets over, libmpg123's limit
 _HAS_FRAMES, _HAS_BYTES = 1, 2  # flags of a Xing tag that this reads
 _TAG_FIELDS = ((_HAS_FRAMES, 4), (_HAS_BYTES, 4), (4, 100), (8, 4))  # flag, bytes of the field
 _CHUNK = 1 << 20  # bytes read at once
+_PLACES = 8  # looked at in a file whose frames are of one size
+_STRAY = 1500  # bytes they may be off: a frame
 _BEHIND = 1 << 18  # bytes behind the music that may be tags and pictures
 _LAME_DELAYS = 21  # where in the LAME part of the tag 12 bits of delay and 12 of padding stand
 _DECODER_DELAY = 529  # samples
@@ -63,7 +65,9 @@ def layout(descriptor: int) -> Layout | None:
     music = start if tag is None else start + header.size
     n_bytes = file.size - music
     if tag is not None and tag.is_proved(file.header(music), file.size - start):
-        return Layout(None, header.samples, tag.delay, tag.n_bytes / tag.n_frames, True)
+        size = (tag.n_bytes - header.size) / tag.n_frames
+        if file.has_frames(music, size, tag.n_frames):
+            return Layout(None, header.samples, tag.delay, size, True)
     n_frames = file.count(music)
     size = n_bytes / max(n_frames, 1)
     # A count that is too high is found out when the end is read.
@@ -196,6 +200,17 @@ class _Frames:
             return _Tag(n_frames, n_bytes, data[:4] == b"Info", _delay(data))
         is_vbri = os.pread(self.descriptor, 4, at + 36) == b"VBRI"
         return _Tag(0, 0, False, 0) if is_vbri else None
+
+    def has_frames(self, music: int, size: float, n_frames: int) -> bool:
+        """Return whether frames of one size begin where they must, in a few places to the last."""
+        first = self.header(music)
+        for part in range(_PLACES + 1):
+            at = music + round((n_frames - 1) * part / _PLACES * size) - _STRAY
+            near = os.pread(self.descriptor, 4 + 2 * _STRAY, max(0, at))
+            headers = [_parse(b"\xff" + rest[:3]) for rest in near.split(b"\xff")[1:]]
+            if first is None or not any(h and h.kind == first.kind for h in headers):
+                return False
+        return True
 
     def count(self, at: int) -> int:
         """Return how many whole frames follow from byte ``at``; O(frames), 0.3 us each."""
