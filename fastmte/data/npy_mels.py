@@ -101,6 +101,7 @@ class NpyMels(MelStore):
             InputError: the file is another one by now, or a value is not finite.
         """
         layout, path, frames = self._layouts[row], self._paths[row], crop.size(1)
+        target = crop.numpy()
         n_frames, size = layout.n_frames, layout.item_size
         if layout.offset < 0 or n_frames < frames:
             mel = load_npy(path)
@@ -110,7 +111,7 @@ class NpyMels(MelStore):
             is_finite = bool(np.isfinite(values).all())
         else:
             is_half = size == 2
-            values = np.empty(crop.shape, np.float16) if is_half else crop.numpy()
+            values = np.empty(crop.shape, np.float16) if is_half else target
             bits = values.view(np.uint16 if is_half else np.uint32)
             place = layout.offset + start * size, n_frames * size, 0x7C00 if is_half else 0x7F800000
             n_rows, is_finite = _reader()(descriptor, *place, bits)
@@ -118,8 +119,8 @@ class NpyMels(MelStore):
                 raise InputError(f"{path}: ends too early; it has been cut off since it was found")
         if not is_finite:
             raise InputError(f"{path}: has values that are not finite")
-        if values is not crop.numpy():
-            crop.copy_(torch.from_numpy(values))
+        if values is not target:
+            target[:] = values
 
 
 def _layout(path: Path) -> _Layout:
