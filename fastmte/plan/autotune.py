@@ -126,13 +126,17 @@ def measure(ensemble: FusedEnsemble, setting: cache.Setting, budget: float = BUD
 
 
 def _others(ensemble: FusedEnsemble, batch: int, default: Choice) -> list[Choice]:
-    """Return the other candidates, those with the shortest passes first."""
+    """Return the other candidates, those with the shortest passes first.
+
+    On a CPU the module is none where there are others: it does all their work and more, and
+    one pass of it would take most of the time there is for measuring.
+    """
     sizes = sorted({size for size in _CHUNKS if size < batch} | {batch})
     names = candidates(ensemble)
     if ensemble.head.weight.device.type != "cpu":
         return [c for name in names if (c := Choice(name)) != default]  # its memory is large
     own = [Choice("separate", size) for size in sizes if "separate" in names]
-    rest = [Choice(name, 1) for name in names if name != "separate"]
+    rest = [Choice(name, 1) for name in names if name not in ("separate", "module")]
     return [c for c in own[:2] + rest + own[2:] if c != default]
 
 
