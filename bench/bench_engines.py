@@ -29,7 +29,7 @@ from fastmte.plan.precision import has_bf16  # noqa: E402
 N_LABELS, N_MEMBERS, FRAMES = 56, 4, 1366
 MEMBER_OF_LABEL = torch.arange(N_LABELS) % N_MEMBERS
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}  # of scores; in bf16 each side may be off by half of it
+TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2}  # of scores; random weights let rounding grow
 Run = Callable[[], torch.Tensor]
 
 no_bf16 = pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this CPU has no bf16")
@@ -49,7 +49,8 @@ class Sides:
         each = N_LABELS // N_MEMBERS
         self.models = [network(backbone, each, seed=k) for k in range(N_MEMBERS)]
         for model in self.models:
-            settle(model, torch.cat([self.mels, self.mels.flip(2)]))  # scores not all 0 or 1
+            some = self.mels[:1]
+            settle(model, torch.cat([some, some.flip(2)]))  # scores that are not all 0 or 1
         singles = [
             FusedEnsemble.from_state(backbone, [0] * each, state_of(model)) for model in self.models
         ]

@@ -1,4 +1,4 @@
-"""The first layers of the backbones: vgg_stem, resnet_stem, pool_act.
+"""The layers of the backbones: vgg_stem, resnet_stem, conv_pool_act, pool_act.
 
 The other side is what a network of torch.nn does with the same weights, in turn for
 each of K members. The limit of a stem is a matrix product of as many operations, that of
@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmte import ops
+from fastmte.packing import packed
+from fastmte.plan.convolution import PackedConvolution
+from fastmte.plan.precision import has_bf16
 
 MEMBERS, CHANNELS, BANDS, FRAMES = 4, 64, 96, 1366
 EPS = 1e-5
@@ -69,6 +72,44 @@ def test_resnet_stem(versus, batch, dtype):
         limit=_product(2 * 49 * MEMBERS * CHANNELS * batch * (BANDS // 2) * (FRAMES // 2)),
         same=_close,
         rounds=7,
+    )
+
+
+# (B, H, W, I), O, kernel, pool: a VGG's second layer, residual blocks in the middle and at the end
+CONVOLUTIONS = {
+    "vgg": ((1, 48, 341, 64), 128, 3, (2, 4)),
+    "middle": ((4, 6, 86, 256), 256, 3, (1, 1)),
+    "end": ((4, 3, 43, 512), 512, 3, (1, 1)),
+}
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this CPU has no AMX")
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_conv_pool_act(versus, name):
+    shape, outputs, side, pool = CONVOLUTIONS[name]
+    x, bias = _random(*shape).bfloat16(), _random(outputs)
+    weight = (_random(outputs, shape[3], side, side) / (shape[3] ** 0.5 * side)).bfloat16()
+    tiles, one, pad = packed(weight), (1, 1), (side // 2,) * 2
+    other = PackedConvolution(weight, bias.bfloat16(), one, pad, 1, is_relu=False)
+
+    def separately() -> Tensor:
+        with torch.inference_mode():
+            y = other(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            return ops.pool_act(y.contiguous(), pool, "elu")
+
+    def near(actual: Tensor, expected: Tensor) -> None:  # whose map is rounded before the pooling
+        torch.testing.assert_close(actual, expected, rtol=2.0**-6, atol=2.0**-6)
+
+    size = " x ".join(map(str, shape))
+    versus(
+        lambda: ops.conv_pool_act(x, tiles, bias, None, one, pad, pool, "elu"),
+        separately,
+        what="`conv_pool_act`, ELU, bfloat16",
+        size=f"{size} -> {outputs}, {pool[0]} x {pool[1]}",
+        instead="oneDNN's prepacked convolution, then `pool_act`",
+        limit=_product(2 * side**2 * shape[3] * outputs * shape[0] * shape[1] * shape[2]),
+        same=near,
+        rounds=15,
     )
 
 
