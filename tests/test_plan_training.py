@@ -158,8 +158,10 @@ def test_gradients_are_as_exact_as_torchs(dtype: torch.dtype) -> None:
             worst.setdefault(name, []).append([error, sides[1][name]])
     for name, errors in worst.items():
         mine, eager = (sum(column) for column in zip(*errors, strict=True))
-        # Errors that small are a few roundings of a sum that batch norm makes almost 0.
-        assert mine <= max(2 * eager, 1e-4), (name, mine, eager)
+        # oneDNN's sums of strided convolutions of few channels are that far off in channels-last
+        # maps; eager's own twice as far, if it is given such maps.
+        is_strided = name.endswith(("conv_3.weight", "conv_s.weight"))
+        assert mine <= max(2 * eager, 1e-4 if is_strided else 4e-6), (name, mine, eager)
 
 
 def test_forward_is_the_same_bits_on_any_number_of_threads() -> None:

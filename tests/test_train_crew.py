@@ -24,7 +24,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("n_tasks", "n_threads", "each"), [(4, 2, 1), (3, 7, 2), (1, 3, 3), (0, 2, 2), (5, 1, 1)]
+    ("n_tasks", "n_threads", "each"),
+    [(4, 2, 1), (3, 7, 2), (1, 3, 3), (0, 2, 2), (5, 1, 1), (9, 8, 2)],
 )
 def test_threads_are_shared_out(n_tasks: int, n_threads: int, each: int) -> None:
     torch.set_num_threads(n_threads)

@@ -202,7 +202,7 @@ def test_an_epoch_without_memory_begins_again_with_half_the_batch(
     assert told == [(12, 4)]
     assert [one["batch_size"] for one in history] == [8] * 11 + [4] * (len(history) - 11)
     for member in range(3):
-        state, expected, _ = alone(member, train, validation, sizes=[8] * 11 + [4] * 30)
+        state, expected, _ = alone(member, train, validation, sizes=(8,) * 11 + (4,) * 30)
         mine = of_member(history, member)
         assert len(mine) == len(expected)
         got = [(one["validation_loss"], one["roc_auc"]) for one in mine]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,13 @@ def whole(dtype: torch.dtype = torch.float64) -> FusedEnsemble:
     return FusedEnsemble.create("tiny", MEMBER_OF_LABEL, seed=8).to(dtype)
 
 
+@cache  # the same for every way that members are trained
 def alone(
     member: int,
     train: LabelledMels,
     validation: LabelledMels,
     clip: float | None = None,
-    sizes: list[int] | None = None,
+    sizes: tuple[int, ...] = (),
 ) -> tuple[dict, list, float]:
     """Train one member by itself with torch's own optimiser, clipping and scheduler."""
     labels = [i for i, owner in enumerate(MEMBER_OF_LABEL) if owner == member]

@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+# Members at once: each holds its maps, those of four VGGs as much memory as one plain network's.
+MOST = 4
 
 
 class Crew:
@@ -24,7 +26,7 @@ class Crew:
 
     def __init__(self, n_tasks: int) -> None:
         self._all = torch.get_num_threads()
-        self._n_workers = max(1, min(n_tasks, self._all))
+        self._n_workers = max(1, min(n_tasks, self._all, MOST))
         self.threads = self._all // self._n_workers
         self._pool: ThreadPoolExecutor | None = None
 

@@ -137,7 +137,9 @@ class Group:
         moments = self.optimiser.moments()
         tensors = {}
         for position, member in enumerate(self.members):
-            own = {name: rows == position for name, rows in self.rows.items()}
+            # A slice is the whole without a copy: a state is gigabytes.
+            is_alone = len(self.members) == 1
+            own = {n: slice(None) if is_alone else r == position for n, r in self.rows.items()}
             prefix = f"live.{member.member}."
             for name, value in self.ensemble.state_dict().items():
                 tensors[prefix + name] = value[own[name]]

@@ -51,8 +51,8 @@ def fit(
 
     On a CPU live members are trained at the same time, each on its share of torch's threads.
     Weights are the same bits in every run with as many threads, and with any number of threads
-    up to that of live members: each then has one, and oneDNN sums a convolution's weight
-    gradients thread by thread.
+    up to that of live members and ``crew.MOST``: each then has one, and oneDNN sums a
+    convolution's weight gradients thread by thread.
 
     A batch that does not fit into memory costs an epoch at most: what the epoch has done is
     undone, and from it on batches are of half the size, as its record says. One of several
