@@ -38,8 +38,9 @@ FASTMTE_TARGET FASTMTE_INLINE Vector activate(Vector x, Activation activation) {
   return activation == Activation::kRelu ? relu(x) : x;
 }
 
-// The gradient before an activation whose result is `out`, as torch has it. The slope of an ELU that
-// was rounded to bfloat16 is off by 7e-4 of normal gradients' norm, whose own rounding is 1.7e-3.
+// The gradient before an activation whose result is `out`, as torch has it. The slope of an ELU
+// that was rounded to bfloat16 is off by 7e-4 of normal gradients' norm, whose own rounding
+// is 1.7e-3.
 FASTMTE_TARGET FASTMTE_INLINE Vector through_activation(Vector gradient, Vector out,
                                                         Activation activation) {
   if (activation == Activation::kNone) return gradient;
