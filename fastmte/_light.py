@@ -25,6 +25,32 @@ class Light(NamedTuple):
     tier: str
     resample: Callable[..., Array]
     mel_db: Callable[..., Array]
+    mix: Callable[..., bool]
+
+
+def mix(block: Array, least: float, most: float, out: Array) -> bool:
+    """Write the mean of the channels of ``block``, clipped, into ``out``.
+
+    Args:
+        block: (n, channels) float32, contiguous; may be changed.
+        least: what is below becomes this; NaN stays.
+        most: what is above becomes this.
+        out: (n,) float32, contiguous.
+
+    Returns:
+        Whether all of ``out`` is finite.
+    """
+    if least > -np.inf or most < np.inf:
+        np.clip(block, np.float32(least), np.float32(most), out=block)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if block.shape[1] == 1:
+            out[:] = block[:, 0]
+        elif block.shape[1] == 2:
+            np.add(block[:, 0], block[:, 1], out=out)
+            out *= np.float32(0.5)
+        else:
+            out[:] = block.mean(axis=1, dtype=np.float64)
+    return bool(np.isfinite(out).all())
 
 
 @lru_cache(maxsize=1)
@@ -44,7 +70,7 @@ def choose() -> Light:
     if asked in ("auto", "native"):
         library, reason = _load()
         if library is not None:
-            return Light("native", *_native(library))
+            return _native(library)
         if asked == "native":
             raise ImportError(f"FASTMTE_TIER=native, but {reason}")
     found = _slower(asked, reason)
@@ -56,11 +82,11 @@ def _slower(asked: str, reason: str) -> Light:
     if asked != "reference":
         try:
             kernels = import_module("fastmte._kernels_audio")
-            return Light("numba", kernels.resample, kernels.mel_db)
+            return Light("numba", kernels.resample, kernels.mel_db, mix)
         except NUMBA_ERRORS as error:
             if asked == "numba":
                 raise ImportError(f"FASTMTE_TIER=numba, but numba fails: {error}") from error
-    return Light("reference", _reference_resample, _reference_mel_db)
+    return Light("reference", _reference_resample, _reference_mel_db, mix)
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -74,10 +100,15 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, f"{path} cannot be loaded: {error}"
 
 
-_POINTER, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_POINTER, _INT, _FLOAT, _DOUBLE = (
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_float,
+    ctypes.c_double,
+)
 
 
-def _native(library: ctypes.CDLL) -> tuple[Callable[..., Array], Callable[..., Array]]:
+def _native(library: ctypes.CDLL) -> Light:
     resample_of = library.fastmte_resample
     resample_of.argtypes = [_POINTER, _INT, _POINTER, *[_INT] * 6, _POINTER]
     mel_db_of = library.fastmte_mel_db
@@ -120,7 +151,16 @@ def _native(library: ctypes.CDLL) -> tuple[Callable[..., Array], Callable[..., A
         _check_memory(mel_db_of(*given, *sizes, db_per_decade, floor_db, out.ctypes.data))
         return out
 
-    return resample, mel_db
+    mix_of = library.fastmte_mix
+    mix_of.argtypes = [_POINTER, _INT, _INT, _FLOAT, _FLOAT, _POINTER]
+
+    def mix_native(block: Array, least: float, most: float, out: Array) -> bool:
+        n, channels = block.shape
+        if channels > 2:
+            return mix(block, least, most, out)
+        return bool(mix_of(block.ctypes.data, n, channels, least, most, out.ctypes.data))
+
+    return Light("native", resample, mel_db, mix_native)
 
 
 def _check_memory(is_short: int) -> None:

@@ -43,6 +43,7 @@ def test_json_has_every_fact():
     assert set(facts["extras"]) == {"essentia", "matplotlib", "onnx", "onnxruntime", "openvino"}
     assert {"OGG", "FLAC", "WAV"} <= set(facts["audio"]["formats"])
     assert facts["audio"]["libsndfile"]
+    assert facts["audio"]["kernels"] in ("native", "numba", "reference")
     assert facts["threads"]["torch"] >= 1
     assert set(facts["tools"]) == {"compiler", "cmake", "nvcc"}
     assert isinstance(facts["advice"], list)

@@ -71,6 +71,36 @@ def test_arrays_get_what_tensors_get(light, n, filter):
     np.testing.assert_allclose(result, expected.numpy(), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("n", [0, 1, 37, 1000])
+def test_the_mean_of_channels(light, n, channels):
+    block = np.random.default_rng(n).standard_normal((n, channels)).astype(np.float32)
+    out = np.empty(n, np.float32)
+    assert light.mix(block.copy(), -np.inf, np.inf, out)
+    np.testing.assert_allclose(out, block.mean(axis=1), rtol=1e-6, atol=1e-7)
+    assert light.mix(block.copy(), -0.5, 0.75, out)
+    np.testing.assert_allclose(out, block.clip(-0.5, 0.75).mean(axis=1), rtol=1e-6, atol=1e-7)
+    for bad in (np.nan, np.inf, -np.inf):
+        if n:
+            block[n // 2, channels - 1] = bad
+            assert not light.mix(block.copy(), -np.inf, np.inf, out)
+            assert np.isfinite(out).sum() == n - 1
+            assert light.mix(block.copy(), -1.0, 1.0, out) != np.isnan(bad)
+
+
+def test_the_mean_of_two_channels_has_one_meaning_to_the_bit(choose):
+    if _tiers.find(_light.LIBRARY) is None:
+        pytest.skip("the native library is not built")
+    block = samples_of(20_002).reshape(-1, 2)
+    block[5:9] = 3e38
+    results = []
+    for function in (choose(FASTMTE_TIER="native").mix, _light.mix):
+        out = np.empty(len(block), np.float32)
+        assert not function(block.copy(), -np.inf, np.inf, out)
+        results.append(out)
+    np.testing.assert_array_equal(*results)
+
+
 def test_native_and_tensors_have_the_same_bits(choose):
     if _tiers.find(_light.LIBRARY) is None or _tiers.requested() not in ("auto", "native"):
         pytest.skip("the native library is not used")

@@ -19,18 +19,27 @@ FASTMTE_TARGET FASTMTE_INLINE void filter_rows(const float* x, int64_t advance, 
                                                int64_t n_taps, int64_t first_row, float part,
                                                float* out, int64_t stride) {
   constexpr int kSums = kCount < 4 ? 4 : kCount;
-  Vector sum[kSums] = {}, along[kCount];
+  Vector sum[kSums] = {}, later[kCount] = {}, along[kCount];
   for (int row = 0; row < kCount; ++row)
     along[row] = broadcast(static_cast<float>(first_row + row) * part);
-  for (int64_t j = 0; j < n_taps; j += kWidth) {
+  const auto add = [&](int64_t j, Vector* sums) FASTMTE_TARGET __attribute__((always_inline)) {
     const Vector near = load(taps + j);
     const Vector change = kDrifts ? load(taps + n_taps + j) : Vector{};
     FASTMTE_UNROLL
     for (int row = 0; row < kCount; ++row) {
       const Vector tap = kDrifts ? fma(along[row], change, near) : near;
-      sum[row] = fma(load(x + row * advance + j), tap, sum[row]);
+      sums[row] = fma(load(x + row * advance + j), tap, sums[row]);
     }
+  };
+  // From both ends to the middle, where the taps are large: fewer sums are rounded as large ones.
+  int64_t j = 0, end = n_taps - kWidth;
+  for (; j < end; j += kWidth, end -= kWidth) {
+    add(j, sum);
+    add(end, later);
   }
+  if (j == end) add(j, sum);
+  FASTMTE_UNROLL
+  for (int row = 0; row < kCount; ++row) sum[row] = sum[row] + later[row];
   FASTMTE_UNROLL
   for (int row = 0; row < kCount; row += 4) {
     float sums[4];

@@ -1,6 +1,7 @@
 """From an audio file to mono samples, whatever state the file is in."""
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from fastmte._light import light
 from fastmte.audio import mp3, ogg
 from fastmte.audio.opening import AudioError, display_name, open_regular, refusal
 
@@ -26,7 +28,7 @@ _PRE_ROLL = 12  # frames; an mp3 frame refers up to 9 frames back, libmpg123 see
 _PIECE = 512 * 1152  # samples of an mp3 of small frames that are decoded from one place on
 _NO_SMALL_FRAME = 160  # bytes a frame on average; an mp3 frame refers up to 511 bytes back
 _VORBIS_BLOCK = 8192  # samples, the largest block of Vorbis
-_MP3_LEAST, _MP3_MOST = np.float32(-1), np.float32(32767 / 32768)  # range of a 16-bit decoder
+_MP3_LEAST, _MP3_MOST = -1.0, 32767 / 32768  # range of a 16-bit decoder
 _CHUNK = re.compile(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _STREAMED = 0x7FFFF000  # bytes; programs that write to a pipe promise this much or more
 _UNKNOWN_LENGTH = 2**40  # libsndfile's answer for streams that do not tell is near 2**63
@@ -86,6 +88,7 @@ class AudioFile:
         self._is_spoilt = False
         self._mp3: mp3.Layout | None = None
         self._n_unseekable = 0  # libvorbis lands some samples off in the last page of a song
+        self._room = np.empty((0, 0), np.float32)
         self._file = self._open()
         try:
             self.sample_rate = int(self._file.samplerate)
@@ -132,7 +135,7 @@ class AudioFile:
         out = np.empty(stop - start, np.float32)
         done = 0
         for block in self._blocks(start, stop):
-            out[done : done + len(block)] = self._mono(block, start + done)
+            self._mix(block, start + done, out[done : done + len(block)])
             done += len(block)
         return out[:done]
 
@@ -285,43 +288,35 @@ class AudioFile:
             return False
 
     def _decode(self, position: int, count: int) -> NDArray[np.float32]:
-        """Return ``count`` samples, or all there are before the first that is missing."""
-        parts = [np.empty((0, self.channels), np.float32)]
-        step = count
-        while count and step:
-            step = min(step, count)
+        """Return ``count`` samples, or all there are before the first that is missing.
+
+        They last until the next call: fresh memory for each would cost as much as a filter bank.
+        """
+        if len(self._room) < count:
+            self._room = np.empty((count, self.channels), np.float32)
+        done, step = 0, count
+        while done < count and step:
+            step = min(step, count - done)
             try:
-                part = self._file.read(step, dtype="float32", always_2d=True)
+                part = self._file.read(step, out=self._room[done : done + step])
             except soundfile.LibsndfileError:
                 # The good samples of a damaged block are lost with it: ask for fewer.
                 self._is_spoilt = True
                 step //= 2
-                if not self._seek(position):
+                if not self._seek(position + done):
                     break
                 continue
-            parts.append(part)
-            position += len(part)
-            count -= len(part)
+            done += len(part)
             if len(part) < step:
                 break
-        return parts[1] if len(parts) == 2 else np.concatenate(parts)
+        return self._room[:done]
 
-    def _mono(self, block: NDArray[np.float32], position: int) -> NDArray[np.float32]:
-        """Return the mean of the channels of samples that begin at ``position``."""
-        if self._is_mp3:
-            # Essentia decodes mp3 through 16 bits, where loud passages clip.
-            block = np.clip(block, _MP3_LEAST, _MP3_MOST)
-        with np.errstate(over="ignore", invalid="ignore"):  # refused below
-            if self.channels == 1:
-                mono = block[:, 0]
-            elif self.channels == 2:
-                mono = (block[:, 0] + block[:, 1]) * np.float32(0.5)
-            else:
-                mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
-        finite = np.isfinite(mono)
-        if not finite.all():
-            index = position + int(np.argmin(finite))
+    def _mix(self, block: NDArray[np.float32], position: int, out: NDArray[np.float32]) -> None:
+        """Write the mean of the channels of samples that begin at ``position``."""
+        # Essentia decodes mp3 through 16 bits, where loud passages clip.
+        least, most = (_MP3_LEAST, _MP3_MOST) if self._is_mp3 else (-math.inf, math.inf)
+        if not light().mix(block, least, most, out):
+            index = position + int(np.argmin(np.isfinite(out)))
             seconds = index / self.sample_rate
             what = f"sample {index} ({seconds:.3f} s) is NaN or infinite"
             raise AudioError("NONFINITE", self.path, what)
-        return mono

@@ -103,12 +103,23 @@ def _audio_facts() -> dict[str, Any]:
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        return {"error": str(error), "libsndfile": None, "formats": []}
+        return {"error": str(error), "kernels": None, "libsndfile": None, "formats": []}
     return {
         "error": None,
+        "kernels": _decoder_tier(),
         "libsndfile": soundfile.__libsndfile_version__,
         "formats": sorted(soundfile.available_formats()),
     }
+
+
+def _decoder_tier() -> str:
+    """Return the tier of decoder processes, which load no torch."""
+    from fastmte._light import light
+
+    try:
+        return light().tier
+    except (ImportError, ValueError) as error:
+        return f"none: {error}"
 
 
 def _version(package: str) -> str | None:
@@ -193,7 +204,11 @@ def _operator_rows(operators: dict[str, Any]) -> list[tuple[str, str]]:
 def _audio_rows(audio: dict[str, Any]) -> list[tuple[str, str]]:
     if audio["error"]:
         return [("libsndfile", f"missing: {audio['error']}")]
-    return [("libsndfile", audio["libsndfile"]), ("formats", ", ".join(audio["formats"]))]
+    return [
+        ("libsndfile", audio["libsndfile"]),
+        ("formats", ", ".join(audio["formats"])),
+        ("audio kernels", audio["kernels"]),
+    ]
 
 
 def _inference_rows(inference: dict[str, Any]) -> list[tuple[str, str]]:
