@@ -20,7 +20,7 @@ from tiny import Tiny
 from torch.distributed import TCPStore
 
 from fastmte import runs
-from fastmte.cli import _launch, main
+from fastmte.cli import _launch, _training, main
 from fastmte.cli._process import Terminated
 from fastmte.cli._team import LOST, SMALLER, STOPPING, Team, is_in_team
 from fastmte.cli._training_settings import settled
@@ -301,6 +301,11 @@ def test_the_first_speaks_of_an_interruption_that_another_was_faster_to_obey(
     assert not first.is_to_end()
     team.store.set(STOPPING, "1")  # type: ignore[attr-defined]
     assert first.is_to_end()
+    Path("metrics.jsonl").write_text("{}\n{}\n")
+    told = (
+        "Interrupted; 2 epochs are kept, go on with: fastmte train --resume --out . --processes 2"
+    )
+    assert _training.interrupted(Path(), first) == told
 
 
 def test_processes_that_begin_again_go_on_with_their_run(

@@ -88,12 +88,14 @@ def follow(team: Team, device: torch.device, display: Display) -> None:
     train(settings, material, partition, out, True, device, display, team)
 
 
-def interrupted(out: Path | None) -> str:
+def interrupted(out: Path | None, team: Team | None = None) -> str:
     """Return one line that says what an interrupted run has kept, and how to go on."""
     if out is None or not (records := out / METRICS).is_file():
         return "Interrupted; songs that are ready are kept, the same command goes on"
     n_epochs = len(records.read_text(encoding="utf-8").splitlines())
     command = f"fastmte train --resume --out {shlex.quote(str(out))}"
+    if team is not None:  # another number gives other last bits
+        command += f" --processes {team.size}"
     return f"Interrupted; {n_epochs} epochs are kept, go on with: {command}"
 
 

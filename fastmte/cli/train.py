@@ -193,10 +193,10 @@ def _run(ctx: click.Context, given: dict[str, Any], team: "Team | None") -> None
     except LostError:
         if team is None or not team.is_to_end():
             raise
-        click.echo(_training.interrupted(out), err=True)
+        click.echo(_training.interrupted(out, team), err=True)
         ctx.exit(INTERRUPTED)
     except KeyboardInterrupt as interrupt:
-        click.echo(_training.interrupted(out), err=True)
+        click.echo(_training.interrupted(out, team), err=True)
         ctx.exit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED)
     for name, value in result.items():
         click.echo(f"{name:<20}\t{value:.6f}")
