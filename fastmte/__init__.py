@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _HOME = {  # public name -> module that defines it
     "Checkpoint": "checkpoint",
+    "Cover": "partition",
     "DKMeans": "partition",
     "FusedEnsemble": "ensemble",
     "InputError": "errors",

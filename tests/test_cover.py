@@ -294,9 +294,9 @@ def test_a_run_from_training_to_report(songs: Path) -> None:
     contents = read_contents(Path("run"))
     assert [row["member"] for row in contents.tags] == [0, "0, 2", "0, 1, 2", 1, 1, 1]
     assert run("report", "run").exit_code == 0
-    assert "Figure 1: a label that members share has no one colour" in Path(
-        "run/report.html"
-    ).read_text(encoding="utf-8")
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert "Figure 1: a label that members share has no one colour" in page
+    assert "Members share tags; a score is the sigmoid of the mean of the members' logits" in page
     tagged = run("tag", songs / "audio", "--model", "run", "-o", "tagged", "--workers", 0)
     assert tagged.exit_code == 0, tagged.output
 

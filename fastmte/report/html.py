@@ -11,6 +11,7 @@ import numpy as np
 import fastmte
 from fastmte.data.parts import FAILURES, Tagged, shown_path
 from fastmte.data.tables import hint, top_tags
+from fastmte.partition import Cover
 from fastmte.report import figures
 from fastmte.report._markup import data, line_chart, table, text
 from fastmte.report.comparison import comparison, together
@@ -157,6 +158,12 @@ def _metrics(contents: Contents) -> str:
     return f'<p class="soft">{note}</p><div class="pair">{tables}</div>'
 
 
+_MERGED = {  # what a score is where members share labels
+    "mean": "the mean of the members' scores",
+    "logit": "the sigmoid of the mean of the members' logits",
+}
+
+
 def _partition(contents: Contents) -> str:
     partition = contents.partition
     if partition is None:
@@ -171,9 +178,12 @@ def _partition(contents: Contents) -> str:
             f'<h3>Member {member}</h3><p class="soft">{len(part)} tags{start}</p>'
             f"{chips}</div>"
         )
+    order = "Tags in the order they were assigned."
+    if isinstance(partition, Cover):
+        order = f"Members share tags; a score is {_MERGED[partition.merge]}."
     return (
-        f'<p class="soft">Method: {text(partition.method)}. Tags in the order they were assigned.'
-        f'</p><div class="members">{"".join(members)}</div>'
+        f'<p class="soft">Method: {text(partition.method)}. {order}</p>'
+        f'<div class="members">{"".join(members)}</div>'
     )
 
 
