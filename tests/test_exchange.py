@@ -23,7 +23,7 @@ from fastmte.train.state import remove_state
 
 FRAMES = 12
 CONFIG = TrainConfig(
-    epochs=6,
+    epochs=4,
     batch_size=7,
     learning_rate=(2e-3, 5e-3, 1e-3),
     patience=1,
