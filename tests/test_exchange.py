@@ -146,9 +146,8 @@ def test_float32_is_as_exact_as_that_of_one_process() -> None:
     assert error(shared[0]) <= max(2 * error(alone), 1e-6)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
 def test_too_little_memory_in_one_process_halves_the_batches_of_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, validation = songs(20, 0), songs(12, 1)
     config = replace(CONFIG, epochs=3, patience=None, batch_size=9)
@@ -156,7 +155,7 @@ def test_too_little_memory_in_one_process_halves_the_batches_of_all(
 
     def stepped(self: Group, *args: Any, **more: Any) -> torch.Tensor:
         assert self.exchange is not None
-        if self.exchange.rank == victim and args[3] == 4 and len(args[0]) > 2:
+        if self.exchange.rank == 1 and args[3] == 4 and len(args[0]) > 2:
             raise MemoryError("not enough memory")
         return step(self, *args, **more)
 
@@ -171,9 +170,9 @@ def test_too_little_memory_in_one_process_halves_the_batches_of_all(
 
     monkeypatch.setattr(Group, "step", stepped)
     results = run()
-    assert isinstance(results[victim], SmallerBatchesError)
-    assert (results[victim].epoch, results[victim].batch_size) == (2, 4)
-    assert isinstance(results[1 - victim], LostError)
+    assert isinstance(results[1], SmallerBatchesError)
+    assert (results[1].epoch, results[1].batch_size) == (2, 4)
+    assert isinstance(results[0], LostError)
     assert_same_bits(*run())
     assert [(one["epoch"], one["batch_size"]) for one in records(tmp_path)] == [
         (1, 9), (2, 4), (3, 4)
