@@ -77,7 +77,8 @@ bench: $(READY)
 	$(RUN) -m pytest bench/bench_store.py --benchmark-json=bench/results/store.json
 	OPENBLAS_NUM_THREADS=1 $(RUN) -m pytest bench/bench_centroids.py \
 		--benchmark-json=bench/results/centroids.json
-	$(RUN) -m pytest bench/bench_audio.py --benchmark-json=bench/results/audio.json
+	OPENBLAS_NUM_THREADS=1 $(RUN) -m pytest bench/bench_audio.py \
+		--benchmark-json=bench/results/audio.json
 	OPENBLAS_NUM_THREADS=1 $(RUN) -m pytest bench/bench_partition.py \
 		--benchmark-json=bench/results/partition.json
 	$(TUNED_MALLOC) $(RUN) -m pytest bench/bench_stems.py --benchmark-json=bench/results/stems.json
