@@ -325,6 +325,7 @@ def test_the_first_speaks_of_an_interruption_that_another_was_faster_to_obey(
     first = team(0)
     assert not first.is_to_end()
     team.store.set(STOPPING, "1")  # type: ignore[attr-defined]
+    team.store.get(STOPPING)  # type: ignore[attr-defined]  # the server has it: set does not wait
     assert first.is_to_end()
     Path("metrics.jsonl").write_text("{}\n{}\n")
     told = (
