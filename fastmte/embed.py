@@ -1,6 +1,5 @@
 """Embeddings of songs: what a model's backbone makes of the middle of each."""
 
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,8 +8,7 @@ import numpy as np
 import torch
 
 from fastmte.checkpoint import Checkpoint
-from fastmte.data.describe import DEADLINE, load_middle, n_cores
-from fastmte.data.workers import Decoders
+from fastmte.data.describe import DEADLINE, load_middle, loaded
 from fastmte.mel import MelConfig
 
 
@@ -36,19 +34,17 @@ def embed_songs(
     Raises:
         RuntimeError: a process cannot even start.
     """
-    n_workers = n_cores() if n_workers is None else n_workers
     config = MelConfig.from_dict(dict(checkpoint.mel))
     load = partial(load_middle, config=config, frames=checkpoint.frames)
     shape = (config.bands, checkpoint.frames)
     backbone = checkpoint.ensemble.eval().backbone
     device = checkpoint.ensemble.head.weight.device
-    with Decoders(load, min(n_workers, len(paths)), DEADLINE, shape) as decoders:
-        for outcome in decoders.map(os.fsencode(path) for path in paths):
-            if outcome.song is None:
-                yield f"{outcome.message} [{outcome.code}]"
-                continue
-            # One song at a time: its numbers do not depend on its neighbours.
-            mel = torch.from_numpy(outcome.song.mel)[None].to(device)
-            with torch.inference_mode():
-                features = backbone(mel)
-            yield features.double().cpu().flatten().numpy()
+    for song in loaded(paths, load, n_workers, DEADLINE, shape):
+        if isinstance(song, str):
+            yield song
+            continue
+        # One song at a time: its numbers do not depend on its neighbours.
+        mel = torch.from_numpy(song.mel)[None].to(device)
+        with torch.inference_mode():
+            features = backbone(mel)
+        yield features.double().cpu().flatten().numpy()

@@ -21,7 +21,7 @@ from fastmte.data.inputs import Found, SongFile, find_songs
 from fastmte.data.parts import FAILURES, Row
 from fastmte.data.shards import SHARD_SIZE, TagStore, open_store
 from fastmte.data.songs import load_windows
-from fastmte.data.workers import Decoders, Outcome
+from fastmte.data.workers import Decoders, Outcome, n_cores
 from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.mel import MelConfig
@@ -169,7 +169,7 @@ def tag_paths(
     most = MOST_WINDOWS if windows == "all" else windows
     places = partial(covering, most=most) if windows == "all" else partial(spread, count=most)
     load = partial(load_windows, config=mel, windows=places, frames=checkpoint.frames)
-    n_workers = default_workers() if workers is None else workers
+    n_workers = n_cores() if workers is None else workers
     shape = (mel.bands, checkpoint.frames)
     with open_store(
         out, checkpoint.tags, made_with, found.root, thresholds, shard_size, force
@@ -259,13 +259,6 @@ def model_hash(ensemble: FusedEnsemble) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def default_workers() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Scorer:

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from fastmte.cli._process import INTERRUPTED, SOME_FAILED, TERMINATED, Terminated, terminable
 from fastmte.cli._team import LAUNCHED, LOST, SMALLER, STOPPING
+from fastmte.data.workers import n_cores
 
 PROGRAM = (sys.executable, "-m", "fastmte")
 _GOOD = (None, 0, SOME_FAILED)  # exit codes of a process that runs, or has done its work
@@ -73,10 +74,9 @@ def _arguments(ctx: click.Context) -> list[str]:
 
 
 def _environment(rank: int, size: int, port: int, life: int) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     loopback = "lo" if sys.platform == "linux" else "lo0"
     defaults = {
-        "OMP_NUM_THREADS": str(max(1, (cores or 1) // size)),
+        "OMP_NUM_THREADS": str(max(1, n_cores() // size)),
         "GLOO_SOCKET_IFNAME": loopback,  # a machine need not know its own name
     }
     return {

@@ -10,7 +10,7 @@ import numpy as np
 from fastmte.crop import FRAMES, centre_start, crop_mel
 from fastmte.data.songs import SongMel, load_mel
 from fastmte.data.store import load_npy
-from fastmte.data.workers import Decoders
+from fastmte.data.workers import Decoders, Load, n_cores
 from fastmte.errors import InputError
 from fastmte.features import mel_descriptors
 from fastmte.mel import MelConfig
@@ -31,20 +31,37 @@ def describe_songs(
     Raises:
         RuntimeError: a process cannot even start.
     """
-    n_workers = n_cores() if n_workers is None else n_workers
     load = partial(load_middle, config=config)
-    shape = (config.bands, FRAMES)
-    with Decoders(load, min(n_workers, len(paths)), DEADLINE, shape) as decoders:
+    for song in loaded(paths, load, n_workers, DEADLINE, (config.bands, FRAMES)):
+        yield song if isinstance(song, str) else mel_descriptors(song.mel, config.db_per_decade)
+
+
+def loaded(
+    paths: Sequence[Path],
+    load: Load,
+    n_workers: int | None,
+    deadline: float,
+    shape: tuple[int, int],
+) -> Iterator[SongMel | str]:
+    """Yield what ``load`` makes of each song, or why it makes nothing, in the paths' order.
+
+    Args:
+        paths: of the songs.
+        load: as for ``Decoders``.
+        n_workers: processes; one a core by default, 0 for none.
+        deadline: seconds a song may take.
+        shape: of the largest mel of a song.
+
+    Raises:
+        RuntimeError: a process cannot even start.
+    """
+    n_workers = n_cores() if n_workers is None else n_workers
+    with Decoders(load, min(n_workers, len(paths)), deadline, shape) as decoders:
         for outcome in decoders.map(os.fsencode(path) for path in paths):
             if outcome.song is None:
                 yield f"{outcome.message} [{outcome.code}]"
             else:
-                yield mel_descriptors(outcome.song.mel, config.db_per_decade)
-
-
-def n_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+                yield outcome.song
 
 
 def load_middle(path: bytes, config: MelConfig, frames: int = FRAMES) -> SongMel:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastmte.audio.decode import AudioError, open_audio
-from fastmte.data.describe import n_cores
+from fastmte.data.describe import loaded
 from fastmte.data.songs import SongMel
-from fastmte.data.workers import Decoders
 from fastmte.errors import InputError
 from fastmte.features import ACOUSTICBRAINZ_KEYS
 
@@ -61,16 +60,11 @@ def extract_songs(
         InputError: a file is no model.
         RuntimeError: a process cannot even start.
     """
-    n_workers = n_cores() if n_workers is None else n_workers
     if models:
         _algorithms(tuple(models))  # what is no model is found out once, not with every song
     load = partial(_load, models=tuple(models))
-    with Decoders(load, min(n_workers, len(paths)), DEADLINE, (1, MOST)) as decoders:
-        for outcome in decoders.map(os.fsencode(path) for path in paths):
-            if outcome.song is None:
-                yield f"{outcome.message} [{outcome.code}]"
-            else:
-                yield outcome.song.warnings, outcome.song.mel[0].astype(np.float64)
+    for song in loaded(paths, load, n_workers, DEADLINE, (1, MOST)):
+        yield song if isinstance(song, str) else (song.warnings, song.mel[0].astype(np.float64))
 
 
 def _load(path: bytes, models: tuple[str, ...]) -> SongMel:

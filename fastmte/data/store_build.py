@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from fastmte.crop import BANDS
-from fastmte.data.describe import load_middle, n_cores
+from fastmte.data.describe import load_middle
 from fastmte.data.store import FORMAT, MELS, SIDECAR, Progress, read_sidecar
-from fastmte.data.workers import Decoders, Outcome
+from fastmte.data.workers import Decoders, Outcome, n_cores
 from fastmte.errors import InputError
 from fastmte.files import atomic_write, locked, write_json
 from fastmte.mel import MelConfig

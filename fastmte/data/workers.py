@@ -43,6 +43,11 @@ _CODE_OF_ERRNO = {
 }
 
 
+def n_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one song in the decoder.
