@@ -19,6 +19,11 @@ class Pool:
     stride: tuple[int, int] | None = None
     padding: tuple[int, int] = (0, 0)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its windows lie side by side from the first value on."""
+        return self.stride is None and self.padding == (0, 0)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return the largest values of (B, C, H, W)."""
         return F.max_pool2d(x, self.kernel, self.stride, self.padding)

@@ -1,6 +1,5 @@
 """A cover of the labels: like a partition, but members may share labels."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from fastmte.files import write_json
 from fastmte.labels import strip_prefix
 from fastmte.merge import OF_MODELS, Merge
 from fastmte.partition.partition import FORMAT as PARTITION_FORMAT
-from fastmte.partition.partition import Partition, check_parts, read_parts
+from fastmte.partition.partition import Partition, check_parts, read_json, read_parts
 
 FORMAT = "fastmte-cover-1"
 
@@ -169,10 +168,7 @@ def load_split(
         InputError: the file is no JSON, or holds no partition or cover of the tags.
         OSError: the file cannot be read.
     """
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no JSON, so no partition ({error})") from error
+    value = read_json(path)
     is_cover = isinstance(value, dict) and value.get("format") == FORMAT
     if not is_cover and merge is None:
         return Partition.from_json(value, tags, str(path))

@@ -182,11 +182,20 @@ class Partition:
             InputError: the file is no JSON, or holds no partition of the tags.
             OSError: the file cannot be read.
         """
-        try:
-            value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: no JSON, so no partition ({error})") from error
-        return cls.from_json(value, tags, str(path))
+        return cls.from_json(read_json(path), tags, str(path))
+
+
+def read_json(path: str | Path) -> Any:
+    """Return what is in a file of a partition or a cover, whatever its form.
+
+    Raises:
+        InputError: the file is no JSON.
+        OSError: the file cannot be read.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no JSON, so no partition ({error})") from error
 
 
 def _from_object(value: dict[str, Any], tags: Sequence[str] | None, source: str) -> Partition:

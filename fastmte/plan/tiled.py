@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fastmte import ops
 from fastmte._library import has_kernel
-from fastmte.models.stages import Pool
 from fastmte.packing import SIDE, packed
 from fastmte.plan.fold import FoldedConv
 from fastmte.plan.precision import has_bf16
@@ -55,9 +54,5 @@ def is_tiled(stage: FoldedConv, dtype: torch.dtype) -> bool:
         and stage.members == 1
         and outputs % SIDE == 0
         and inputs % SIDE == 0
-        and (stage.pool is None or _is_plain(stage.pool))
+        and (stage.pool is None or (stage.pool.is_plain and stage.pool.kernel[1] <= SIDE))
     )
-
-
-def _is_plain(pool: Pool) -> bool:
-    return pool.stride is None and pool.padding == (0, 0) and pool.kernel[1] <= SIDE

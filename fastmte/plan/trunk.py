@@ -184,7 +184,7 @@ class _After:
         """Return the maps after it; x may be overwritten."""
         if self._pool is None:
             return activate(x, self._activation)
-        if self._pool.stride is None and self._pool.padding == (0, 0):
+        if self._pool.is_plain:
             x = x.permute(0, 2, 3, 1).contiguous()
             return ops.pool_act(x, self._pool.kernel, self._activation).permute(0, 3, 1, 2)
         return activate(self._pool(x), self._activation)
