@@ -27,6 +27,8 @@ from fastmte.reference import (
     SONGS_PER_GROUP,
     centroids_of,
     has_groups,
+    pairs_of,
+    pairs_of_csr,
 )
 
 Array = NDArray[Any]
@@ -108,20 +110,14 @@ def label_centroids_csr(features: Tensor, crow: Tensor, col: Tensor, n_labels: i
 
 def label_centroids_add(features: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:
     """See :func:`fastmte.ops.label_centroids_add_`."""
-    _checks.label_centroids(features, labels)
-    _checks.label_sums(features, labels.size(1), sums, counts)
-    song, label = labels.nonzero(as_tuple=True)
-    _add_songs(features, song, label, sums, counts)
+    _add_songs(features, *pairs_of(features, labels, sums, counts), sums, counts)
 
 
 def label_centroids_add_csr(
     features: Tensor, crow: Tensor, col: Tensor, sums: Tensor, counts: Tensor
 ) -> None:
     """See :func:`fastmte.ops.label_centroids_add_`."""
-    _checks.label_centroids_csr(features, crow, col, len(counts))
-    _checks.label_sums(features, len(counts), sums, counts)
-    song = torch.arange(len(features)).repeat_interleave(crow.diff())
-    _add_songs(features, song, col, sums, counts)
+    _add_songs(features, *pairs_of_csr(features, crow, col, sums, counts), sums, counts)
 
 
 def _add_songs(features: Tensor, song: Tensor, label: Tensor, sums: Tensor, counts: Tensor) -> None:

@@ -75,20 +75,38 @@ def label_centroids_csr(features: Tensor, crow: Tensor, col: Tensor, n_labels: i
 
 def label_centroids_add(features: Tensor, labels: Tensor, sums: Tensor, counts: Tensor) -> None:
     """See :func:`fastmte.ops.label_centroids_add_`."""
-    _checks.label_centroids(features, labels)
-    _checks.label_sums(features, labels.size(1), sums, counts)
-    song, label = labels.nonzero(as_tuple=True)
-    _add_pairs(features, song, label, sums, counts)
+    _add_pairs(features, *pairs_of(features, labels, sums, counts), sums, counts)
 
 
 def label_centroids_add_csr(
     features: Tensor, crow: Tensor, col: Tensor, sums: Tensor, counts: Tensor
 ) -> None:
     """See :func:`fastmte.ops.label_centroids_add_`."""
+    _add_pairs(features, *pairs_of_csr(features, crow, col, sums, counts), sums, counts)
+
+
+def pairs_of(
+    features: Tensor, labels: Tensor, sums: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return each pair of a song and its label (P,) int64, songs in their order.
+
+    Raises:
+        RuntimeError: an argument of ``ops.label_centroids_add_`` is wrong.
+    """
+    _checks.label_centroids(features, labels)
+    _checks.label_sums(features, labels.size(1), sums, counts)
+    song, label = labels.nonzero(as_tuple=True)
+    return song, label
+
+
+def pairs_of_csr(
+    features: Tensor, crow: Tensor, col: Tensor, sums: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what ``pairs_of`` returns, of sparse labels."""
     _checks.label_centroids_csr(features, crow, col, len(counts))
     _checks.label_sums(features, len(counts), sums, counts)
     song = torch.arange(len(features), device=col.device).repeat_interleave(crow.diff())
-    _add_pairs(features, song, col, sums, counts)
+    return song, col
 
 
 def centroids_of(
