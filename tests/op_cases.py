@@ -1,11 +1,29 @@
 """Cases of the operators that more than one test file uses."""
 
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from fastmte import _library
+
+TRAINING = {  # on a GPU the ensemble trains as a module
+    "bn_act_pool",
+    "bn_act_pool_backward",
+    "bn_add_relu",
+    "bn_add_relu_backward",
+    "channel_moments",
+    "member_adam_",
+    "patch_products",
+    "vgg_stem_argmax",
+    "vgg_stem_sums",
+}
+CPU_ONLY = TRAINING | {"conv_pool_act"}  # for the matrix units of CPUs
 
 
 def on_threads(n_threads: int, function):
@@ -15,6 +33,22 @@ def on_threads(n_threads: int, function):
         return function()
     finally:
         torch.set_num_threads(before)
+
+
+def saved_on(isa: str, code: str, folder):
+    """Return what ``code`` saves to ``sys.argv[1]``, run with one of the instruction sets."""
+    if _library.status()["tier"] != "native":
+        pytest.skip("the native library is not loaded")
+    path = folder / "out.pt"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        env=os.environ | {"FASTMTE_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return torch.load(path)
 
 
 def refuses(text: str):

@@ -15,23 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from op_cases import CPU_ONLY
 
 from fastmte import _library, _tiers, ops, training_ops  # noqa: F401  (which register them)
 
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
-CPU_ONLY = {  # operators of training: on a GPU the ensemble trains as a module
-    "conv_pool_act",  # for the matrix units of CPUs
-    "bn_act_pool",
-    "bn_act_pool_backward",
-    "bn_add_relu",
-    "bn_add_relu_backward",
-    "channel_moments",
-    "member_adam_",
-    "patch_products",
-    "vgg_stem_argmax",
-    "vgg_stem_sums",
-}
 needs_cmake = pytest.mark.skipif(
     not CSRC.is_dir() or not shutil.which("cmake"), reason="needs the sources and CMake"
 )

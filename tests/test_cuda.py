@@ -9,26 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from op_cases import CPU_ONLY
 
 from fastmte import _library, ops, training_ops  # noqa: F401  (which register them)
 
 CSRC = Path(__file__).parents[1] / "csrc"
 REQUIRED = os.environ.get("FASTMTE_REQUIRE_NVCC") == "1"
 MISSING = [tool for tool in ("nvcc", "cmake", "c++") if not shutil.which(tool)]
-
-TRAINING = {  # on a GPU the ensemble trains as a module
-    "bn_act_pool",
-    "bn_act_pool_backward",
-    "bn_add_relu",
-    "bn_add_relu_backward",
-    "channel_moments",
-    "member_adam_",
-    "patch_products",
-    "vgg_stem_argmax",
-    "vgg_stem_sums",
-}
-
-CPU_ONLY = TRAINING | {"conv_pool_act"}  # for the matrix units of CPUs
 
 # The three functions that the library takes from libtorch_cuda.
 STUB = """

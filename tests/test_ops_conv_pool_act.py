@@ -1,18 +1,15 @@
 """conv_pool_act on every tier: sums, borders, pooling, NaN, rounding, threads, errors."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from op_cases import maps_of, on_threads, refuses
+from op_cases import maps_of, on_threads, refuses, saved_on
 from torch import Tensor
 from torch.testing import assert_close
 
-from fastmte import _library, ops, reference
+from fastmte import ops, reference
 from fastmte.packing import packed, unpacked
 
 
@@ -221,17 +218,6 @@ torch.save({name: run(ops, *case_of(name), "elu") for name in CASES}, sys.argv[1
 
 @pytest.mark.parametrize("isa", ["0", "1", "2"])
 def test_every_instruction_set_computes_it(tmp_path, isa):
-    if _library.status()["tier"] != "native":
-        pytest.skip("the native library is not loaded")
-    path = tmp_path / "out.pt"
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE, str(path)],
-        env=os.environ | {"FASTMTE_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for name, actual in torch.load(path).items():
+    for name, actual in saved_on(isa, SAVE, tmp_path).items():
         expected = run(reference, *case_of(name), "elu")
         assert_close(actual.float(), expected.float(), rtol=2.0**-7, atol=1e-5)

@@ -1,19 +1,16 @@
 """mel_db on every tier: spectra, windows, scale, NaN, threads, errors."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import on_threads, refuses
+from op_cases import on_threads, refuses, saved_on
 from torch.testing import assert_close
 
-from fastmte import _library, ops, reference
+from fastmte import ops, reference
 from fastmte.mel import PRESETS, MelConfig, tables
 
 INF, NAN = float("inf"), float("nan")
@@ -262,18 +259,7 @@ torch.save([ops.mel_db(*case(config, samples, 20)) for config in CONFIGS.values(
 
 @pytest.mark.parametrize("isa", ["0", "1", "2"])
 def test_every_instruction_set_computes_mels(tmp_path, isa):
-    if _library.status()["tier"] != "native":
-        pytest.skip("the native library is not loaded")
-    path = tmp_path / "out.pt"
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE, str(path)],
-        env=os.environ | {"FASTMTE_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
     samples = noise((2, 9000))
-    for actual, config in zip(torch.load(path), CONFIGS.values(), strict=True):
+    for actual, config in zip(saved_on(isa, SAVE, tmp_path), CONFIGS.values(), strict=True):
         expected = reference.mel_db(*case(config, samples, 20))
         assert_close(actual, expected, rtol=0, atol=2e-2 if config.frame_size < 20 else 5e-4)

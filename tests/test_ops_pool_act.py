@@ -1,18 +1,15 @@
 """pool_act on every tier: maxima, activations, NaN, rounding, edges, errors."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from op_cases import maps_of, on_threads, refuses
+from op_cases import maps_of, on_threads, refuses, saved_on
 from torch import Tensor
 from torch.testing import assert_close
 
-from fastmte import _library, ops, reference
+from fastmte import ops, reference
 
 INF, NAN = math.inf, math.nan
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
@@ -164,19 +161,8 @@ torch.save(outputs, sys.argv[1])
 
 @pytest.mark.parametrize("isa", ["0", "1", "2"])
 def test_every_instruction_set_computes_it(tmp_path, isa):
-    if _library.status()["tier"] != "native":
-        pytest.skip("the native library is not loaded")
-    path = tmp_path / "out.pt"
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE, str(path)],
-        env=os.environ | {"FASTMTE_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
     x = maps_of((2, 7, 11, 37), torch.float32)
-    for name, actual in torch.load(path).items():
+    for name, actual in saved_on(isa, SAVE, tmp_path).items():
         activation, dtype = name.split("-")
         expected = reference.pool_act(x.to(getattr(torch, dtype)), (2, 3), activation)
         tolerance = {"rtol": 3e-7, "atol": 0} if dtype == "float32" else {}

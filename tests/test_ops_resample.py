@@ -1,18 +1,14 @@
 """resample on every tier: sums, windows, drift, NaN, threads, errors."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import on_threads, refuses
+from op_cases import on_threads, refuses, saved_on
 from torch.testing import assert_close
 
-from fastmte import _library, ops, reference
+from fastmte import ops, reference
 from fastmte._places import STEPS, Places
 from fastmte.audio.resample import low_pass, n_resampled
 
@@ -209,18 +205,7 @@ torch.save([ops.resample(*case(rates, 30_000, f)) for rates in RATES for f in (F
 
 @pytest.mark.parametrize("isa", ["0", "1", "2"])
 def test_every_instruction_set_resamples(tmp_path, isa):
-    if _library.status()["tier"] != "native":
-        pytest.skip("the native library is not loaded")
-    path = tmp_path / "out.pt"
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE, str(path)],
-        env=os.environ | {"FASTMTE_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
     cases = [(rates, filter) for rates in RATES for filter in (FILTER, None)]
-    for actual, (rates, filter) in zip(torch.load(path), cases, strict=True):
+    for actual, (rates, filter) in zip(saved_on(isa, SAVE, tmp_path), cases, strict=True):
         expected = reference.resample(*case(rates, 30_000, filter))
         assert_close(actual, expected, rtol=1e-6, atol=2e-6)

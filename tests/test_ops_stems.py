@@ -1,19 +1,16 @@
 """vgg_stem and resnet_stem on every tier: sums, borders, NaN, rounding, threads, errors."""
 
 import math
-import os
-import subprocess
-import sys
 from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
-from op_cases import STEMS, on_threads, refuses, stem_case
+from op_cases import STEMS, on_threads, refuses, saved_on, stem_case
 from torch import Tensor
 from torch.testing import assert_close
 
-from fastmte import _library, ops, reference
+from fastmte import ops, reference
 
 INF, NAN = math.inf, math.nan
 OUTPUTS = [torch.float32, torch.bfloat16, torch.float64]
@@ -351,18 +348,7 @@ torch.save(outputs, sys.argv[1])
 
 @pytest.mark.parametrize("isa", ["0", "1", "2"])
 def test_every_instruction_set_computes_the_stems(tmp_path, isa):
-    if _library.status()["tier"] != "native":
-        pytest.skip("the native library is not loaded")
-    path = tmp_path / "out.pt"
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE, str(path)],
-        env=os.environ | {"FASTMTE_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for (name, dtype), actual in torch.load(path).items():
+    for (name, dtype), actual in saved_on(isa, SAVE, tmp_path).items():
         case = stem_case(name, 3, 2, 13, 90, 41)
         case["mels"][1, 5, 5] = NAN
         case["mels"][0, 5, 5] = INF
