@@ -25,6 +25,7 @@ _NAMES = {  # torch's own C++ names, which the compiled checks print
     torch.complex64: "ComplexFloat",
     torch.complex128: "ComplexDouble",
 }
+_AT_ONCE = 1 << 18  # values looked at for NaN, which takes a copy of them
 
 
 def crop_mels(
@@ -302,9 +303,11 @@ def _check_activation(op: str, activation: str) -> None:
 
 def finite(op: str, name: str, values: Tensor) -> None:
     """Raise where ``values`` (n, m) are not finite, with the first position in row-major order."""
-    if not bool(values.isfinite().all()):
-        position = (~values.isfinite()).nonzero()[0].tolist()
-        _not_finite(op, name, float(values[tuple(position)]), position)
+    n_rows = max(1, _AT_ONCE // max(1, values.size(1)))
+    for begin, piece in zip(range(0, len(values), n_rows), values.split(n_rows), strict=False):
+        if not bool(piece.isfinite().all()):
+            row, column = (~piece.isfinite()).nonzero()[0].tolist()
+            _not_finite(op, name, float(piece[row, column]), [begin + row, column])
 
 
 def centre_starts(length: Tensor, frames: int) -> Tensor:
