@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastmte._tiers import NUMBA_ERRORS, build_note, find, requested, speak
+from fastmte._tiers import build_note, choose, find, requested
 
 OPERATORS = torch.library.Library("fastmte", "FRAGMENT")
 
@@ -79,27 +79,17 @@ class _Loaded:
         self.operators: dict[str, dict[str, str]] = {}
         self.kernels: Any = None
         self.reason = ""
-        self.tier = self._choose()
-        if self.tier != "native":
-            speak(self.tier, self.reason)
+        self.tier, found, why = choose(self._native, lambda: import_module("fastmte._kernels"))
+        if self.tier != "native":  # else, why CUDA has no library
+            self.kernels, self.reason = found, why
 
-    def _choose(self) -> str:
-        if self.requested in ("auto", "native"):
-            if self._load("cpu"):
-                if torch.version.cuda:
-                    self._load("cuda")
-                return "native"
-            if self.requested == "native":
-                raise ImportError(f"FASTMTE_TIER=native, but {self.reason}")
-        if self.requested != "reference":
-            try:
-                self.kernels = import_module("fastmte._kernels")
-                return "numba"
-            except NUMBA_ERRORS as error:
-                if self.requested == "numba":
-                    raise ImportError(f"FASTMTE_TIER=numba, but numba fails: {error}") from error
-                self.reason += f"; numba fails: {error}"
-        return "reference"
+    def _native(self) -> tuple[Any, str]:
+        """Load the native libraries of the devices there are."""
+        if not self._load("cpu"):
+            return None, self.reason
+        if torch.version.cuda:
+            self._load("cuda")
+        return self.libraries, ""
 
     def _load(self, device: str) -> bool:
         """Load one native library, or say in ``reason`` why it is not there."""

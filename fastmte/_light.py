@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmte._tiers import NUMBA_ERRORS, build_note, find, requested, speak
+from fastmte import _tiers
+from fastmte._tiers import build_note, find
 
 Array = NDArray[Any]
 LIBRARY = "libfastmte_audio.so"
@@ -66,26 +67,11 @@ def light() -> Light:
 
 def choose() -> Light:
     """Make the choice; see :func:`light`."""
-    asked, reason = requested(), ""
-    if asked in ("auto", "native"):
-        library, reason = _load()
-        if library is not None:
-            return _native(library)
-        if asked == "native":
-            raise ImportError(f"FASTMTE_TIER=native, but {reason}")
-    found = _slower(asked, reason)
-    speak(found.tier, reason)
-    return found
-
-
-def _slower(asked: str, reason: str) -> Light:
-    if asked != "reference":
-        try:
-            kernels = import_module("fastmte._kernels_audio")
-            return Light("numba", kernels.resample, kernels.mel_db, mix)
-        except NUMBA_ERRORS as error:
-            if asked == "numba":
-                raise ImportError(f"FASTMTE_TIER=numba, but numba fails: {error}") from error
+    tier, found, _ = _tiers.choose(_load, lambda: import_module("fastmte._kernels_audio"))
+    if tier == "native":
+        return _native(found)
+    if tier == "numba":
+        return Light("numba", found.resample, found.mel_db, mix)
     return Light("reference", _reference_resample, _reference_mel_db, mix)
 
 

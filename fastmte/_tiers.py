@@ -3,12 +3,14 @@
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fastmte
 
 TIERS = ("native", "numba", "reference")
+# What importing numba raises where it and its surroundings do not fit.
 NUMBA_ERRORS = (ImportError, OSError, RuntimeError, SystemError, AttributeError)
 
 
@@ -43,18 +45,47 @@ def build_note() -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def speak(tier: str, reason: str) -> None:
-    """Let no slow ``tier`` be silent: an error where native is required, else one warning.
+def choose(
+    load_native: Callable[[], tuple[Any, str]], load_numba: Callable[[], Any]
+) -> tuple[str, Any, str]:
+    """Return the fastest tier that is there and allowed, what it loaded, and why no faster one.
+
+    No slow tier is silent: it is an error where native is required, and else one warning.
+
+    Args:
+        load_native: returns what it has loaded, or None and why.
+        load_numba: returns what it has loaded, or raises.
 
     Raises:
-        ImportError: FASTMTE_REQUIRE_NATIVE is 1.
+        ImportError: the tier that was asked for is not there, or FASTMTE_REQUIRE_NATIVE is 1 and
+            another is chosen.
+        ValueError: FASTMTE_TIER names none.
     """
-    asked = requested()
+    asked, reason = requested(), ""
+    if asked in ("auto", "native"):
+        loaded, reason = load_native()
+        if loaded is not None:
+            return "native", loaded, ""
+        if asked == "native":
+            raise ImportError(f"FASTMTE_TIER=native, but {reason}")
+    tier, loaded = "reference", None
+    if asked != "reference":
+        try:
+            tier, loaded = "numba", load_numba()
+        except NUMBA_ERRORS as error:
+            if asked == "numba":
+                raise ImportError(f"FASTMTE_TIER=numba, but numba fails: {error}") from error
+            reason += f"; numba fails: {error}"
+    _speak(asked, tier, reason)
+    return tier, loaded, reason
+
+
+def _speak(asked: str, tier: str, reason: str) -> None:
     if os.environ.get("FASTMTE_REQUIRE_NATIVE") == "1":
         raise ImportError(f"FASTMTE_REQUIRE_NATIVE=1, but {reason or f'FASTMTE_TIER={asked}'}")
     if asked == "auto":
         warnings.warn(
             f"fastmte runs on its slower {tier} tier: {reason}. `fastmte doctor` says what to do.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
