@@ -31,7 +31,7 @@ def store_key(
     paths: Sequence[str | Path], ids: Sequence[str], config: MelConfig, frames: int
 ) -> str:
     """Return a hash that changes with the songs, their files, the mels' definition and width."""
-    header = _header([os.fsencode(path) for path in paths], ids, config, frames)
+    header = _header([_state(os.fsencode(path)) for path in paths], ids, config, frames)
     return hashlib.sha256(json.dumps(header).encode()).hexdigest()
 
 
@@ -72,12 +72,12 @@ def build_store(
     names = [os.fsencode(path) for path in paths]
     if not names or len(names) != len(ids) or len(set(ids)) != len(ids):
         raise InputError(f"{folder}: needs songs of distinct ids, got {len(names)} files")
-    header = _header(names, ids, config, frames)
+    states = [_state(name) for name in names]
+    header = _header(states, ids, config, frames)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         is_finished = (folder / SIDECAR).is_file()
         done = (_read_finished if is_finished else _read_journal)(folder, header)
-        states = [_state(name) for name in names]
         _drop_changed(done, states, retry_failed)
         is_there = (folder / MELS).is_file()
         mels = _allocate(folder, len(ids), frames)
@@ -165,15 +165,15 @@ def _unrolled(mel: np.ndarray, length: int, start: int) -> np.ndarray:
 
 
 def _header(
-    names: list[bytes], ids: Sequence[str], config: MelConfig, frames: int
+    states: list[list[int]], ids: Sequence[str], config: MelConfig, frames: int
 ) -> dict[str, Any]:
     """Return what a store is of: equal headers, equal stores.
 
     All but the files' states, ``songs_hash``, must be equal for a store to be completed.
     """
     songs, ids_hash = hashlib.sha256(), hashlib.sha256()
-    for id_, name in zip(ids, names, strict=True):
-        songs.update(json.dumps([str(id_), *_state(name)]).encode())
+    for id_, state in zip(ids, states, strict=True):
+        songs.update(json.dumps([str(id_), *state]).encode())
         ids_hash.update(json.dumps(str(id_)).encode())
     header = {"format": FORMAT, "mel": config.to_dict(), "frames": frames, "n_songs": len(ids)}
     return header | {"ids_hash": ids_hash.hexdigest(), "songs_hash": songs.hexdigest()}
