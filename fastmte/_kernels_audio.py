@@ -6,12 +6,15 @@ See :mod:`fastmte._kernels`, whose tensors it serves too.
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
 from fastmte._places import STEPS, Places
 
 Array = NDArray[Any]
+_pread = types.ExternalFunction(
+    "pread", types.intp(types.intc, types.uintp, types.uintp, types.int64)
+)
 _LANES = 16  # frames transformed side by side: vector instructions, no sum reordered
 
 
@@ -289,3 +292,45 @@ def _pass(  # type: ignore[no-untyped-def]
                     for lane in range(lanes):
                         y[to, lane] += x[at, lane] * c - x[at + 1, lane] * s
                         y[to + 1, lane] += x[at, lane] * s + x[at + 1, lane] * c
+
+
+def read_rows(
+    descriptor: int, offset: int, stride: int, dtype: type, out: Array, *_: bool
+) -> tuple[bool, bool]:
+    """See :func:`fastmte._light.read_rows`."""
+    rows = np.empty(out.shape, dtype) if dtype != out.dtype else out
+    is_half = rows.itemsize == 2
+    bits = rows.view(np.uint16 if is_half else np.uint32)
+    exponent = 0x7C00 if is_half else 0x7F800000
+    n_rows, is_finite = _read_bits(descriptor, offset, stride, exponent, bits)
+    if rows is not out:
+        out[:] = rows
+    return n_rows == len(rows), is_finite
+
+
+@njit(cache=True, nogil=True)
+def _read_bits(  # type: ignore[no-untyped-def]
+    descriptor: int,  # IN
+    offset: int,  # IN  bytes before the first row
+    stride: int,  # IN  bytes from one row to the next
+    exponent: int,  # IN  the bits that NaN and infinity have all of
+    rows: Array,  # OUT (M, F) uint16 or uint32, the bits of floats
+):
+    """Return (whole rows that the file has, whether all their values are finite)."""
+    n_rows, n_values = rows.shape
+    n_bytes = n_values * rows.itemsize
+    address = rows.ctypes.data
+    is_bad = False
+    for row in range(n_rows):
+        done = 0
+        while done < n_bytes:
+            at = address + row * n_bytes + done
+            got = _pread(descriptor, at, n_bytes - done, offset + row * stride + done)
+            if got <= 0:
+                return row, not is_bad
+            done += got
+        n_bad = 0
+        for i in range(n_values):  # while the row is in the cache
+            n_bad += (rows[row, i] & exponent) == exponent
+        is_bad |= n_bad > 0
+    return n_rows, not is_bad

@@ -1,10 +1,11 @@
 """The operators on samples for arrays, on the fastest tier there is, without loading torch.
 
 Decoder processes need two operators, and importing torch would take each of them a second and
-200 MB. ``libfastmte_audio.so`` has the same kernels as plain functions.
+200 MB. ``libfastmte_audio.so`` has the same kernels as plain functions, and what reads files.
 """
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
@@ -27,6 +28,7 @@ class Light(NamedTuple):
     resample: Callable[..., Array]
     mel_db: Callable[..., Array]
     mix: Callable[..., bool]
+    read_rows: Callable[..., tuple[bool, bool]]
 
 
 def mix(block: Array, least: float, most: float, out: Array) -> bool:
@@ -54,6 +56,40 @@ def mix(block: Array, least: float, most: float, out: Array) -> bool:
     return bool(np.isfinite(out).all())
 
 
+def read_rows(
+    descriptor: int,
+    offset: int,
+    stride: int,
+    dtype: type,
+    out: Array,
+    is_large: bool = False,
+    is_in_memory: bool = False,
+) -> tuple[bool, bool]:
+    """Read rows of numbers from a file; return whether it has them all, and all are finite.
+
+    Args:
+        descriptor: of the file.
+        offset: bytes before the first row.
+        stride: bytes from one row to the next.
+        dtype: of the file's numbers, ``np.float32`` or ``np.float16``.
+        out: (M, F) float32, contiguous; filled, as far as the file goes.
+        is_large: ``out`` is part of what is larger than a core's cache.
+        is_in_memory: the system has the rows, and need not wait for a disk.
+    """
+    rows = np.empty(out.shape, dtype) if dtype != out.dtype else out
+    for row, values in enumerate(rows):
+        target = values.view(np.uint8)
+        done = 0
+        while done < len(target):
+            got = os.preadv(descriptor, [target[done:]], offset + row * stride + done)
+            if not got:
+                return False, True
+            done += got
+    if rows is not out:
+        out[:] = rows
+    return True, bool(np.isfinite(out).all())
+
+
 @lru_cache(maxsize=1)
 def light() -> Light:
     """Return the operators on the tier chosen for this process.
@@ -71,8 +107,8 @@ def choose() -> Light:
     if tier == "native":
         return _native(found)
     if tier == "numba":
-        return Light("numba", found.resample, found.mel_db, mix)
-    return Light("reference", _reference_resample, _reference_mel_db, mix)
+        return Light("numba", found.resample, found.mel_db, mix, found.read_rows)
+    return Light("reference", _reference_resample, _reference_mel_db, mix, read_rows)
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -86,8 +122,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, f"{path} cannot be loaded: {error}"
 
 
-_POINTER, _INT, _FLOAT, _DOUBLE = (
+_POINTER, _C_INT, _INT, _FLOAT, _DOUBLE = (
     ctypes.c_void_p,
+    ctypes.c_int,
     ctypes.c_int64,
     ctypes.c_float,
     ctypes.c_double,
@@ -146,7 +183,25 @@ def _native(library: ctypes.CDLL) -> Light:
             return mix(block, least, most, out)
         return bool(mix_of(block.ctypes.data, n, channels, least, most, out.ctypes.data))
 
-    return Light("native", resample, mel_db, mix_native)
+    read_rows_of = library.fastmte_read_rows
+    read_rows_of.argtypes = [_C_INT, _INT, _INT, *[_C_INT] * 3, _INT, _INT, _POINTER]
+
+    def read_rows_native(
+        descriptor: int,
+        offset: int,
+        stride: int,
+        dtype: type,
+        out: Array,
+        is_large: bool = False,
+        is_in_memory: bool = False,
+    ) -> tuple[bool, bool]:
+        place = (descriptor, offset, stride)
+        flags = (dtype == np.float16, is_large, is_in_memory)
+        outcome = read_rows_of(*place, *flags, *out.shape, out.ctypes.data)
+        _check_memory(outcome == 3)
+        return outcome != 1, outcome != 2
+
+    return Light("native", resample, mel_db, mix_native, read_rows_native)
 
 
 def _check_memory(is_short: int) -> None:

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 
+from fastmte import _light
 from fastmte.crop import centre_start, crop_mel
 from fastmte.data import describe, npy_mels
 from fastmte.data.batches import BatchRoom, LabelledMels
@@ -405,6 +406,21 @@ def test_crops_of_a_store_go_into_memory_that_is_given(
         assert torch.equal(out, store.gather([0, 0], FRAMES))
         with pytest.raises(ValueError, match=r"out must be \(1, 96, 40\), got \(2, 96, 40\)"):
             store.gather([0], FRAMES, out=out)
+        wide = torch.zeros(2, 96, 2 * FRAMES)
+        store.gather([0, 0], FRAMES, out=wide[:, :, ::2])
+        assert torch.equal(wide[:, :, ::2], out)
+        assert not wide[:, :, 1::2].any()
+
+
+def test_a_published_mel_has_no_frames_outside_it(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((96, 57), np.float32))
+    store = MelStore.from_npy([tmp_path / "a.npy"])
+    for frames, last in ((FRAMES, 17), (60, 56)):
+        for start in (-1, last + 1):
+            message = rf"a: starts must be in \[0, {last}\], got {start}"
+            with pytest.raises(ValueError, match=message):
+                store.gather([0], frames, torch.tensor([start]))
+        assert store.gather([0], frames, torch.tensor([last])).eq(1).all()
 
 
 @pytest.mark.parametrize("is_compiled", [True, False])
@@ -412,7 +428,8 @@ def test_a_published_mel_that_changes_meanwhile_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_compiled: bool
 ) -> None:
     if not is_compiled:
-        monkeypatch.setattr(npy_mels, "_reader", lambda: npy_mels.read_rows_plainly)
+        plain = _light.light()._replace(read_rows=_light.read_rows)
+        monkeypatch.setattr(npy_mels, "light", lambda: plain)
     path = tmp_path / "a.npy"
     mel = np.zeros((96, 100), np.float32)
     np.save(path, mel)

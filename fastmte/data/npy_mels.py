@@ -4,10 +4,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache
 from io import FileIO
 from pathlib import Path
 
@@ -15,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastmte._light import light
 from fastmte.crop import BANDS, crop_mel
 from fastmte.data.store import MelStore, batch_room, load_npy
 from fastmte.errors import InputError
 from fastmte.mel import MelConfig
 
 _AT_ONCE = 64  # files open at a time
+_LARGE = 8 << 20  # bytes of a batch that goes past the cache
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f([24])', 'fortran_order': False, "
     rb"'shape': \((\d+), (\d+)\), \} *\n",
@@ -81,46 +82,55 @@ class NpyMels(MelStore):
         super().__init__(none, none.long(), table, config, failed, digest.hexdigest())
 
     def _cut(self, index: Tensor, frames: int, starts: Tensor, out: Tensor | None) -> Tensor:
-        if out is None:
-            out = batch_room(len(index), frames)
-        wanted = list(zip(index.tolist(), starts.tolist(), out, strict=True))
+        self._check_starts(index.numpy(), frames, starts.numpy())
+        crops = batch_room(len(index), frames)
+        if out is not None and out.is_contiguous() and out.dtype == crops.dtype:
+            crops = out
+        is_large = crops.nbytes >= _LARGE
+        wanted = list(zip(index.tolist(), starts.tolist(), crops.numpy(), strict=True))
         for first in range(0, len(wanted), _AT_ONCE):
             some = wanted[first : first + _AT_ONCE]
             with ExitStack() as stack:
                 files = [stack.enter_context(_open(self._paths[row])) for row, _, _ in some]
-                for file, (row, start, _) in zip(files, some, strict=True):
-                    _fetch(file.fileno(), self._layouts[row], start, frames)
-                for file, (row, start, crop) in zip(files, some, strict=True):
-                    self._read(file.fileno(), row, start, crop)
-        return out
+                states = [
+                    (is_large, _fetch(file.fileno(), self._layouts[row], start, frames))
+                    for file, (row, start, _) in zip(files, some, strict=True)
+                ]
+                for file, what, state in zip(files, some, states, strict=True):
+                    self._read(file.fileno(), *what, *state)
+        return crops if out is None or out is crops else out.copy_(crops)
 
-    def _read(self, descriptor: int, row: int, start: int, crop: Tensor) -> None:
+    def _check_starts(self, rows: np.ndarray, frames: int, starts: np.ndarray) -> None:
+        lengths = self.lengths[rows]
+        last = np.where(lengths < frames, lengths - 1, lengths - frames)
+        wrong = np.flatnonzero((starts < 0) | (starts > last))
+        if len(wrong):
+            i = wrong[0]
+            raise ValueError(
+                f"{self.ids[rows[i]]}: starts must be in [0, {last[i]}], got {starts[i]}"
+            )
+
+    def _read(self, descriptor: int, row: int, start: int, crop: np.ndarray, *state: bool) -> None:
         """Fill a crop (96, F) with the frames from ``start`` on.
 
         Raises:
             InputError: the file is another one by now, or a value is not finite.
         """
-        layout, path, frames = self._layouts[row], self._paths[row], crop.size(1)
-        target = crop.numpy()
-        n_frames, size = layout.n_frames, layout.item_size
-        if layout.offset < 0 or n_frames < frames:
+        layout, path, frames = self._layouts[row], self._paths[row], crop.shape[1]
+        if layout.offset < 0 or layout.n_frames < frames:
             mel = load_npy(path)
-            if mel.shape[1] != n_frames:
-                raise InputError(f"{path}: had {n_frames} frames, has {mel.shape[1]} now")
-            values = crop_mel(mel, frames, start)
-            is_finite = bool(np.isfinite(values).all())
+            if mel.shape[1] != layout.n_frames:
+                raise InputError(f"{path}: had {layout.n_frames} frames, has {mel.shape[1]} now")
+            crop[:] = crop_mel(mel, frames, start)
+            is_finite = bool(np.isfinite(crop).all())
         else:
-            is_half = size == 2
-            values = np.empty(crop.shape, np.float16) if is_half else target
-            bits = values.view(np.uint16 if is_half else np.uint32)
-            place = layout.offset + start * size, n_frames * size, 0x7C00 if is_half else 0x7F800000
-            n_rows, is_finite = _reader()(descriptor, *place, bits)
-            if n_rows < BANDS:
+            dtype = np.float16 if layout.item_size == 2 else np.float32
+            place = layout.offset + start * layout.item_size, layout.n_frames * layout.item_size
+            is_there, is_finite = light().read_rows(descriptor, *place, dtype, crop, *state)
+            if not is_there:
                 raise InputError(f"{path}: ends too early; it has been cut off since it was found")
         if not is_finite:
             raise InputError(f"{path}: has values that are not finite")
-        if values is not target:
-            target[:] = values
 
 
 def _layout(path: Path) -> _Layout:
@@ -147,48 +157,19 @@ def _open(path: Path) -> FileIO:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _fetch(descriptor: int, layout: _Layout, start: int, frames: int) -> None:
-    """Let the system read a crop's part of a file ahead, as one piece, unless it has it."""
+def _fetch(descriptor: int, layout: _Layout, start: int, frames: int) -> bool:
+    """Return whether the system has a crop's part of a file; else let it read that as one piece."""
     if layout.offset < 0 or not hasattr(os, "RWF_NOWAIT"):
-        return
-    stride = layout.n_frames * layout.item_size
+        return False
     first = layout.offset + start * layout.item_size
-    with suppress(OSError):  # a file system that cannot tell whether it would wait
-        try:
-            os.preadv(descriptor, [bytearray(1)], first, os.RWF_NOWAIT)
-        except BlockingIOError:
-            length = (BANDS - 1) * stride + frames * layout.item_size
-            os.posix_fadvise(descriptor, first, length, os.POSIX_FADV_WILLNEED)
-
-
-@cache
-def _reader() -> Callable[[int, int, int, int, np.ndarray], tuple[int, bool]]:
-    """Return the fastest way to read rows there is."""
+    length = ((BANDS - 1) * layout.n_frames + frames) * layout.item_size
     try:
-        from fastmte.data._kernels import read_rows
-    except ImportError:
-        return read_rows_plainly
-    return read_rows
-
-
-def read_rows_plainly(
-    descriptor: int, offset: int, stride: int, exponent: int, rows: np.ndarray
-) -> tuple[int, bool]:
-    """Read rows of a file; return how many it has, and whether all values are finite.
-
-    Args:
-        descriptor: of the file.
-        offset: bytes before the first row.
-        stride: bytes from one row to the next.
-        exponent: the bits that NaN and infinity have all of.
-        rows: (M, F) uint16 or uint32, filled with the bits of the file's floats.
-    """
-    for row, values in enumerate(rows):
-        target = values.view(np.uint8)
-        done = 0
-        while done < len(target):
-            got = os.preadv(descriptor, [target[done:]], offset + row * stride + done)
-            if not got:
-                return row, True
-            done += got
-    return len(rows), not bool(((rows & exponent) == exponent).any())
+        for place in (first, first + length - 1):
+            os.preadv(descriptor, [bytearray(1)], place, os.RWF_NOWAIT)
+    except BlockingIOError:
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, first, length, os.POSIX_FADV_WILLNEED)
+        return False
+    except OSError:  # a file system that cannot tell whether it would wait
+        return False
+    return True
