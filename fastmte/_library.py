@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastmte._tiers import build_note, choose, find, requested
+from fastmte._tiers import build_note, choose, find, lacks, requested, speak
 
 OPERATORS = torch.library.Library("fastmte", "FRAGMENT")
 
@@ -39,8 +39,11 @@ def define(
     OPERATORS.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastmte::{name}", fake, lib=OPERATORS)
     tiers = {"cpu": "reference"}
-    if _LOADED.tier == "native" and _has_kernel(name, "CPU"):
-        tiers["cpu"] = "native"
+    if _LOADED.tier == "native":
+        if _has_kernel(name, "CPU"):
+            tiers["cpu"] = "native"
+        else:
+            _LOADED.miss(name)
     elif _LOADED.kernels is not None and has_numba:
         OPERATORS.impl(name, getattr(_LOADED.kernels, name.replace(".", "_")), "CPU")
         tiers["cpu"] = "numba"
@@ -78,10 +81,18 @@ class _Loaded:
         self.libraries: dict[str, str | None] = {"cpu": None, "cuda": None}
         self.operators: dict[str, dict[str, str]] = {}
         self.kernels: Any = None
+        self.absent: list[str] = []
         self.reason = ""
         self.tier, found, why = choose(self._native, lambda: import_module("fastmte._kernels"))
         if self.tier != "native":  # else, why CUDA has no library
             self.kernels, self.reason = found, why
+
+    def miss(self, name: str) -> None:
+        """Note an operator that the native library has not got, and speak of the first."""
+        self.absent.append(name)
+        self.reason = lacks(str(self.libraries["cpu"]), *self.absent)
+        if len(self.absent) == 1:
+            speak(self.requested, "reference", self.reason)
 
     def _native(self) -> tuple[Any, str]:
         """Load the native libraries of the devices there are."""

@@ -15,16 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmte import _tiers
-from fastmte._tiers import build_note, find
+from fastmte._tiers import build_note, find, lacks
 
 Array = NDArray[Any]
 LIBRARY = "libfastmte_audio.so"
+_FUNCTIONS = ("fastmte_resample", "fastmte_mel_db", "fastmte_mix", "fastmte_read_rows")
 
 
 class Light(NamedTuple):
     """The operators of one tier; arguments as in :mod:`fastmte.ops`, checked by the caller."""
 
     tier: str
+    reason: str  # why it is no faster one; "" where it is the fastest
     resample: Callable[..., Array]
     mel_db: Callable[..., Array]
     mix: Callable[..., bool]
@@ -95,20 +97,21 @@ def light() -> Light:
     """Return the operators on the tier chosen for this process.
 
     Raises:
-        ImportError: the tier that was asked for is not there.
-        ValueError: FASTMTE_TIER names none.
+        TierError: the tier that was asked for is not there, or is none.
     """
     return choose()
 
 
 def choose() -> Light:
     """Make the choice; see :func:`light`."""
-    tier, found, _ = _tiers.choose(_load, lambda: import_module("fastmte._kernels_audio"))
+    tier, found, reason = _tiers.choose(_load, lambda: import_module("fastmte._kernels_audio"))
     if tier == "native":
         return _native(found)
     if tier == "numba":
-        return Light("numba", found.resample, found.mel_db, mix, found.read_rows)
-    return Light("reference", _reference_resample, _reference_mel_db, mix, read_rows)
+        functions = found.resample, found.mel_db, mix, found.read_rows
+        return Light("numba", reason, *functions)
+    functions = _reference_resample, _reference_mel_db, mix, read_rows
+    return Light("reference", reason, *functions)
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -117,9 +120,13 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if path is None:
         return None, f"{LIBRARY} is not installed: {build_note()['cpu_reason'] or 'it is gone'}"
     try:
-        return ctypes.CDLL(str(path)), ""
+        library = ctypes.CDLL(str(path))
     except OSError as error:  # built for another machine
         return None, f"{path} cannot be loaded: {error}"
+    absent = [name for name in _FUNCTIONS if not hasattr(library, name)]
+    if absent:
+        return None, lacks(path, *absent)
+    return library, ""
 
 
 _POINTER, _C_INT, _INT, _FLOAT, _DOUBLE = (
@@ -132,9 +139,8 @@ _POINTER, _C_INT, _INT, _FLOAT, _DOUBLE = (
 
 
 def _native(library: ctypes.CDLL) -> Light:
-    resample_of = library.fastmte_resample
+    resample_of, mel_db_of, mix_of, read_rows_of = (getattr(library, f) for f in _FUNCTIONS)
     resample_of.argtypes = [_POINTER, _INT, _POINTER, *[_INT] * 6, _POINTER]
-    mel_db_of = library.fastmte_mel_db
     mel_db_of.argtypes = [_POINTER, _INT, _POINTER, _INT, *[_POINTER] * 3]
     mel_db_of.argtypes += [*[_INT] * 4, _DOUBLE, _DOUBLE, _POINTER]
 
@@ -174,7 +180,6 @@ def _native(library: ctypes.CDLL) -> Light:
         _check_memory(mel_db_of(*given, *sizes, db_per_decade, floor_db, out.ctypes.data))
         return out
 
-    mix_of = library.fastmte_mix
     mix_of.argtypes = [_POINTER, _INT, _INT, _FLOAT, _FLOAT, _POINTER]
 
     def mix_native(block: Array, least: float, most: float, out: Array) -> bool:
@@ -183,7 +188,6 @@ def _native(library: ctypes.CDLL) -> Light:
             return mix(block, least, most, out)
         return bool(mix_of(block.ctypes.data, n, channels, least, most, out.ctypes.data))
 
-    read_rows_of = library.fastmte_read_rows
     read_rows_of.argtypes = [_C_INT, _INT, _INT, *[_C_INT] * 3, _INT, _INT, _POINTER]
 
     def read_rows_native(
@@ -201,7 +205,7 @@ def _native(library: ctypes.CDLL) -> Light:
         _check_memory(outcome == 3)
         return outcome != 1, outcome != 2
 
-    return Light("native", resample, mel_db, mix_native, read_rows_native)
+    return Light("native", "", resample, mel_db, mix_native, read_rows_native)
 
 
 def _check_memory(is_short: int) -> None:

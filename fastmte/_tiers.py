@@ -14,16 +14,20 @@ TIERS = ("native", "numba", "reference")
 NUMBA_ERRORS = (ImportError, OSError, RuntimeError, SystemError, AttributeError)
 
 
+class TierError(ImportError, ValueError):
+    """A tier that was asked for is not there, or is none; no fault of any one song."""
+
+
 def requested() -> str:
     """Return the tier that FASTMTE_TIER asks for, or ``"auto"``.
 
     Raises:
-        ValueError: there is none of that name.
+        TierError: there is none of that name.
     """
     tier = os.environ.get("FASTMTE_TIER", "auto")
     if tier not in ("auto", *TIERS):
         known = ", ".join(("auto", *TIERS))
-        raise ValueError(f"FASTMTE_TIER must be one of {known}, got {tier!r}")
+        raise TierError(f"FASTMTE_TIER must be one of {known}, got {tier!r}")
     return tier
 
 
@@ -57,32 +61,41 @@ def choose(
         load_numba: returns what it has loaded, or raises.
 
     Raises:
-        ImportError: the tier that was asked for is not there, or FASTMTE_REQUIRE_NATIVE is 1 and
-            another is chosen.
-        ValueError: FASTMTE_TIER names none.
+        TierError: the tier that was asked for is not there or is none, or FASTMTE_REQUIRE_NATIVE
+            is 1 and another is chosen.
     """
     asked, reason = requested(), ""
     if asked in ("auto", "native"):
         loaded, reason = load_native()
         if loaded is not None:
             return "native", loaded, ""
-        if asked == "native":
-            raise ImportError(f"FASTMTE_TIER=native, but {reason}")
     tier, loaded = "reference", None
-    if asked != "reference":
+    if asked in ("auto", "numba"):
         try:
             tier, loaded = "numba", load_numba()
         except NUMBA_ERRORS as error:
             if asked == "numba":
-                raise ImportError(f"FASTMTE_TIER=numba, but numba fails: {error}") from error
+                raise TierError(f"FASTMTE_TIER=numba, but numba fails: {error}") from error
             reason += f"; numba fails: {error}"
-    _speak(asked, tier, reason)
+    speak(asked, tier, reason)
     return tier, loaded, reason
 
 
-def _speak(asked: str, tier: str, reason: str) -> None:
+def lacks(library: Path | str, *names: str) -> str:
+    """Return why a library without some functions cannot be used as it is."""
+    return f"{library} is of another version of fastmte: it lacks {', '.join(names)}"
+
+
+def speak(asked: str, tier: str, reason: str) -> None:
+    """Warn of a slow tier that nobody asked for.
+
+    Raises:
+        TierError: the native tier was asked for, or is required.
+    """
     if os.environ.get("FASTMTE_REQUIRE_NATIVE") == "1":
-        raise ImportError(f"FASTMTE_REQUIRE_NATIVE=1, but {reason or f'FASTMTE_TIER={asked}'}")
+        raise TierError(f"FASTMTE_REQUIRE_NATIVE=1, but {reason or f'FASTMTE_TIER={asked}'}")
+    if asked == "native":
+        raise TierError(f"FASTMTE_TIER=native, but {reason}")
     if asked == "auto":
         warnings.warn(
             f"fastmte runs on its slower {tier} tier: {reason}. `fastmte doctor` says what to do.",

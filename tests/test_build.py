@@ -303,6 +303,21 @@ def test_a_required_library_is_an_error(choose):
         choose(None, FASTMTE_REQUIRE_NATIVE="1", FASTMTE_TIER="reference")
 
 
+@pytest.mark.skipif(not native_library, reason="needs the library")
+def test_an_older_library_is_said_once(choose):
+    loaded = choose(native_library)
+    text = "is of another version of fastmte: it lacks new_operator"
+    with pytest.warns(RuntimeWarning, match=f"slower reference tier: .*{text}") as caught:
+        loaded.miss("new_operator")
+        loaded.miss("newer_operator")
+    assert len(caught) == 1
+    assert loaded.reason == f"{native_library} {text}, newer_operator"
+    for variable, value in (("FASTMTE_TIER", "native"), ("FASTMTE_REQUIRE_NATIVE", "1")):
+        loaded = choose(native_library, **{variable: value})
+        with pytest.raises(_tiers.TierError, match=f"{variable}={value}, but .*{text}"):
+            loaded.miss("new_operator")
+
+
 def test_an_unknown_tier_is_an_error(choose):
     text = "FASTMTE_TIER must be one of auto, native, numba, reference, got 'gpu'"
     with pytest.raises(ValueError, match=re.escape(text)):

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import fastmte
+from fastmte._tiers import TierError
 from fastmte.cli import COMMANDS, main
 from fastmte.errors import InputError
 
@@ -52,9 +53,10 @@ def failing(monkeypatch):
     return command
 
 
-def test_input_errors_are_one_line(failing, monkeypatch):
+@pytest.mark.parametrize("kind", [InputError, TierError])
+def test_input_errors_are_one_line(failing, monkeypatch, kind):
     monkeypatch.delenv("FASTMTE_DEBUG", raising=False)
-    result = failing(InputError("songs.tsv:3: no tags,\n  add some"))
+    result = failing(kind("songs.tsv:3: no tags,\n  add some"))
     assert result.exit_code == 1
     assert result.output == "Error: songs.tsv:3: no tags, add some\n"
 

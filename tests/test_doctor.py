@@ -8,7 +8,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from fastmte import _library, ops  # noqa: F401  (ops registers the operators)
+from fastmte import _library, _light, ops  # noqa: F401  (ops registers the operators)
+from fastmte._tiers import TierError
 from fastmte.cli import doctor as doctor_module
 from fastmte.cli import main
 
@@ -106,6 +107,29 @@ def test_advice_for_a_machine_without_a_compiler(facts):
     operators["reason"] = "torch was not installed when fastmte was built"
     text = advice(facts, operators=operators, tools=tools)
     assert "torch was not installed when fastmte was built" in text
+
+
+def test_advice_for_libraries_of_another_version(facts):
+    operators = {
+        **facts["operators"],
+        "tier": "native",
+        "error": None,
+        "operators": {"crop_mels": {"cpu": "native"}, "mel_db": {"cpu": "reference"}},
+        "reason": "x.so lacks mel_db",
+    }
+    audio = {**facts["audio"], "kernels": "numba", "kernels_reason": "y.so lacks fastmte_mix"}
+    text = advice(facts, operators=operators, audio=audio)
+    assert "Slow operators (x.so lacks mel_db): pip install --force-reinstall" in text
+    assert "Decoding is slow (y.so lacks fastmte_mix): pip install --force-reinstall" in text
+
+
+def test_a_decoder_that_cannot_start_is_shown(monkeypatch):
+    def failing():
+        raise TierError("FASTMTE_TIER=native, but y.so lacks fastmte_mix")
+
+    monkeypatch.setattr(_light, "light", failing)
+    page = " ".join(doctor().split())
+    assert "audio kernels none: FASTMTE_TIER=native, but y.so lacks fastmte_mix" in page
 
 
 def test_advice_for_a_chosen_tier(facts):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,6 +155,19 @@ def test_without_the_library_numba_is_chosen_with_one_warning(choose):
 def test_a_library_that_cannot_be_loaded_says_why(choose):
     with pytest.warns(RuntimeWarning, match=r"libfastmte_audio\.so cannot be loaded: "):
         assert choose("broken").tier in ("numba", "reference")
+
+
+def test_an_older_library_is_not_used(choose, monkeypatch):
+    old = SimpleNamespace(fastmte_resample=None)
+    monkeypatch.setattr(_light.ctypes, "CDLL", lambda path: old)
+    text = r"libfastmte_audio\.so is of another version of fastmte: it lacks fastmte_mel_db, fast"
+    with pytest.warns(RuntimeWarning, match=text) as caught:
+        chosen = choose("broken")
+    assert len(caught) == 1
+    assert chosen.tier in ("numba", "reference")
+    assert "lacks fastmte_mel_db, fastmte_mix, fastmte_read_rows" in chosen.reason
+    with pytest.raises(_tiers.TierError, match=f"FASTMTE_TIER=native, but .*{text}"):
+        choose("broken", FASTMTE_TIER="native")
 
 
 def test_without_numba_plain_torch_is_left(choose, monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from fastmte import __version__
+from fastmte._tiers import TierError
 from fastmte.errors import InputError
 
 # Spinning OpenMP threads of torch and numba slow each other down on few cores.
@@ -49,7 +50,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # the reader has enough, as head does: click ends in silence
             raise
-        except (InputError, OSError) as error:
+        except (InputError, OSError, TierError) as error:
             if os.environ.get("FASTMTE_DEBUG") == "1":
                 raise
             raise click.ClickException(_one_line(error)) from error

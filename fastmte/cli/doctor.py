@@ -103,23 +103,24 @@ def _audio_facts() -> dict[str, Any]:
     try:
         import soundfile
     except (ImportError, OSError) as error:
-        return {"error": str(error), "kernels": None, "libsndfile": None, "formats": []}
+        none = dict.fromkeys(("kernels", "kernels_reason", "libsndfile"))
+        return {"error": str(error), **none, "formats": []}
     return {
         "error": None,
-        "kernels": _decoder_tier(),
+        **_decoder_facts(),
         "libsndfile": soundfile.__libsndfile_version__,
         "formats": sorted(soundfile.available_formats()),
     }
 
 
-def _decoder_tier() -> str:
-    """Return the tier of decoder processes, which load no torch."""
+def _decoder_facts() -> dict[str, str | None]:
+    """Return the tier of decoder processes, which load no torch, and why it is no faster one."""
     from fastmte._light import light
 
     try:
-        return light().tier
+        return {"kernels": light().tier, "kernels_reason": light().reason or None}
     except (ImportError, ValueError) as error:
-        return f"none: {error}"
+        return {"kernels": f"none: {error}", "kernels_reason": str(error)}
 
 
 def _version(package: str) -> str | None:
@@ -139,6 +140,8 @@ def _advice(facts: dict[str, Any]) -> list[str]:
         lines.append(f"The operators cannot be loaded: {operators['error']}")
     elif operators["tier"] != "native":
         lines.append(_advice_on_native(operators, tools))
+    elif any(tiers["cpu"] != "native" for tiers in operators["operators"].values()):
+        lines.append(f"Slow operators ({operators['reason']}): {_REBUILD}.")
     elif facts["cuda"]["built_with"] and not operators["libraries"]["cuda"]:
         reason = operators["build"]["cuda_reason"] or "it cannot be loaded"
         lines.append(f"No CUDA kernels ({reason}): with nvcc on PATH, {_REBUILD}.")
@@ -146,6 +149,8 @@ def _advice(facts: dict[str, Any]) -> list[str]:
         lines.append("Audio files cannot be read: pip install soundfile.")
     elif "MP3" not in facts["audio"]["formats"]:
         lines.append("This libsndfile reads no MP3: pip install -U soundfile (libsndfile 1.1).")
+    if operators["tier"] == "native" and (reason := facts["audio"]["kernels_reason"]):
+        lines.append(f"Decoding is slow ({reason}): {_REBUILD}.")
     for extra in dict.fromkeys(EXTRAS.values()):
         absent = [name for name in EXTRAS if EXTRAS[name] == extra and not facts["extras"][name]]
         if absent:
