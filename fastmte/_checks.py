@@ -288,6 +288,73 @@ def conv_pool_act(
     _check_activation(op, activation)
 
 
+def residual_blocks(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    project: Sequence[Tensor],
+    shortcut: Sequence[Tensor],
+    bias: Sequence[Tensor],
+    stride: Sequence[int],
+) -> None:
+    """Check everything."""
+    op, n = "residual_blocks", len(weight)
+    _check_tensor(op, "x", x, 4, [torch.bfloat16], x)
+    _check_at_least(op, "blocks", n, 1)
+    for i in range(1, 4):
+        _check_at_least(op, f"x.size({i})", x.size(i), 1)
+    for name, values in (("project", project), ("shortcut", shortcut), ("stride", stride)):
+        _check_equal(op, name, len(values), "weight", n)
+    _check_equal(op, "bias", len(bias), "twice weight", 2 * n)
+    channels = x.size(3)
+    for i in range(n):
+        channels = _check_residual_block(
+            op, f"[{i}]", channels, weight[i], project[i], shortcut[i], stride[i], x
+        )
+        for j, outputs in enumerate((weight[i].size(0) * 32, channels)):
+            name = f"bias[{2 * i + j}]"
+            _check_tensor(op, name, bias[2 * i + j], 1, [torch.float32], x)
+            _check_equal(op, f"{name}.size(0)", len(bias[2 * i + j]), "the outputs", outputs)
+
+
+def _check_residual_block(
+    op: str,
+    at: str,
+    channels: int,
+    weight: Tensor,
+    project: Tensor,
+    shortcut: Tensor,
+    stride: int,
+    x: Tensor,
+) -> int:
+    """Return the channels of a block's output."""
+    _check_packed(op, f"weight{at}", weight, x, is_point=False)
+    _check_packed(op, f"project{at}", project, x, is_point=True)
+    _check_at_least(op, f"stride{at}", stride, 1)
+    outputs, maps = project.size(0) * 32, "the maps' channels"
+    _check_equal(op, f"inputs of weight{at}", weight.size(3) * 32, maps, channels)
+    middle = weight.size(0) * 32
+    _check_equal(op, f"inputs of project{at}", project.size(3) * 32, "the weight's outputs", middle)
+    if not shortcut.numel():
+        if stride != 1 or outputs != channels:
+            raise RuntimeError(f"{op}: shortcut{at} must not be empty where the shape changes")
+        return outputs
+    _check_packed(op, f"shortcut{at}", shortcut, x, is_point=True)
+    _check_equal(op, f"inputs of shortcut{at}", shortcut.size(3) * 32, maps, channels)
+    of_project = "the project's outputs"
+    _check_equal(op, f"outputs of shortcut{at}", shortcut.size(0) * 32, of_project, outputs)
+    return outputs
+
+
+def _check_packed(op: str, name: str, weight: Tensor, x: Tensor, is_point: bool) -> None:
+    _check_tensor(op, name, weight, 8, [torch.bfloat16], x)
+    if tuple(weight.shape[4:]) != (2, 16, 16, 2):
+        raise RuntimeError(f"{op}: {name} must be that of fastmte.packing.packed")
+    for i in (1, 2):
+        size, want = weight.size(i), "1" if is_point else "odd"
+        if size != 1 if is_point else size % 2 != 1:
+            raise RuntimeError(f"{op}: {name}.size({i}) must be {want}, got {size}")
+
+
 def _check_two(op: str, name: str, sizes: Sequence[int], least: int) -> None:
     if len(sizes) != 2:
         raise RuntimeError(f"{op}: {name} must be 2 sizes, got {len(sizes)}")

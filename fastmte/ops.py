@@ -88,6 +88,20 @@ def _fake_conv_pool_act(
     return x.new_empty((x.size(0), *sizes, bias.size(0)))
 
 
+def _fake_residual_blocks(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    project: Sequence[Tensor],
+    shortcut: Sequence[Tensor],
+    bias: Sequence[Tensor],
+    stride: Sequence[int],
+) -> Tensor:
+    sizes = [x.size(1), x.size(2)]
+    for step in stride:
+        sizes = [(size - 1) // step + 1 for size in sizes]
+    return x.new_empty((x.size(0), *sizes, bias[-1].size(0)))
+
+
 define(
     "crop_mels(Tensor mels, Tensor offsets, Tensor lengths, Tensor index, Tensor? starts, "
     "int frames, int bands) -> Tensor",
@@ -154,6 +168,14 @@ define(
     "int[] padding, int[] pool, str activation) -> Tensor",
     reference.conv_pool_act,
     _fake_conv_pool_act,
+    has_numba=False,
+    has_cuda=False,
+)
+define(
+    "residual_blocks(Tensor x, Tensor[] weight, Tensor[] project, Tensor[] shortcut, "
+    "Tensor[] bias, int[] stride) -> Tensor",
+    reference.residual_blocks,
+    _fake_residual_blocks,
     has_numba=False,
     has_cuda=False,
 )
@@ -441,3 +463,40 @@ def conv_pool_act(
         torch.nn.functional.conv2d, max_pool2d and elu.
     """
     return torch.ops.fastmte.conv_pool_act(x, weight, bias, onto, stride, padding, pool, activation)
+
+
+def residual_blocks(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    project: Sequence[Tensor],
+    shortcut: Sequence[Tensor],
+    bias: Sequence[Tensor],
+    stride: Sequence[int],
+) -> Tensor:
+    """Return what residual blocks, one after another, make of bfloat16 channels-last maps.
+
+    A block is ``relu(project * relu(weight * x + bias) + shortcut * x + bias)``, whose
+    project and shortcut are 1 x 1. Sums are float32; the inner and the outer ReLU are rounded
+    once each, to the nearest even. No other map is stored, and of blocks with few weights
+    only some rows. It is made for the matrix units of CPUs (AMX), and slow without. NaN is
+    kept; numbers below 1.2e-38 count as 0.
+
+    Args:
+        x: (B, H, W, I) bfloat16; copied unless contiguous.
+        weight: of each block, ``packing.packed``, bfloat16, of an odd kernel whose centre is on
+            x: zeros pad it.
+        project: of each block, packed, bfloat16.
+        shortcut: of each block, packed, bfloat16; empty where it is x itself.
+        bias: of each block two, (O,) float32: that of ``weight``, then that of both others.
+        stride: of each block, over rows and columns.
+
+    Returns:
+        (B, H', W', O) bfloat16, the sizes divided by each stride and rounded up.
+
+    Raises:
+        RuntimeError: a shape or dtype is wrong, or a shortcut is missing where it is needed.
+
+    Reference:
+        He et al. 2016, section 3.2, equation 2.
+    """
+    return torch.ops.fastmte.residual_blocks(x, weight, project, shortcut, bias, stride)

@@ -18,6 +18,7 @@ from fastmte.reference_audio import mel_db, resample  # noqa: F401  (one module 
 from fastmte.reference_maps import (  # noqa: F401  (one module names all references)
     conv_pool_act,
     pool_act,
+    residual_blocks,
     resnet_stem,
     vgg_stem,
 )

@@ -71,3 +71,25 @@ def conv_pool_act(
         y = y + onto.permute(0, 3, 1, 2).float()
     y = _activated(F.max_pool2d(y, list(pool)), activation)
     return y.permute(0, 2, 3, 1).to(x.dtype).contiguous()
+
+
+def residual_blocks(
+    x: Tensor,
+    weight: Sequence[Tensor],
+    project: Sequence[Tensor],
+    shortcut: Sequence[Tensor],
+    bias: Sequence[Tensor],
+    stride: Sequence[int],
+) -> Tensor:
+    """See :func:`fastmte.ops.residual_blocks`."""
+    _checks.residual_blocks(x, weight, project, shortcut, bias, stride)
+    maps = x.permute(0, 3, 1, 2)
+    for i, step in enumerate(stride):
+        kernel, point = unpacked(weight[i]).float(), unpacked(project[i]).float()
+        padding = kernel.size(2) // 2, kernel.size(3) // 2
+        y = F.relu(F.conv2d(maps.float(), kernel, bias[2 * i], step, padding)).to(x.dtype)
+        onto = maps.float()
+        if shortcut[i].numel():
+            onto = F.conv2d(onto, unpacked(shortcut[i]).float(), stride=step)
+        maps = F.relu(F.conv2d(y.float(), point, bias[2 * i + 1]) + onto).to(x.dtype)
+    return maps.permute(0, 2, 3, 1).contiguous()

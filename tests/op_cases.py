@@ -23,7 +23,7 @@ TRAINING = {  # on a GPU the ensemble trains as a module
     "vgg_stem_argmax",
     "vgg_stem_sums",
 }
-CPU_ONLY = TRAINING | {"conv_pool_act"}  # for the matrix units of CPUs
+CPU_ONLY = TRAINING | {"conv_pool_act", "residual_blocks"}  # for the matrix units of CPUs
 
 
 def on_threads(n_threads: int, function):

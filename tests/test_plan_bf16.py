@@ -27,15 +27,21 @@ def _tiles(monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Output shapes of the operator's calls."""
-    shapes, operator = [], ops.conv_pool_act
+    """Output shapes of the operators' calls."""
+    shapes = []
 
-    def counted(*args):
-        y = operator(*args)
-        shapes.append(tuple(y.shape))
-        return y
+    def count(name):
+        operator = getattr(ops, name)
 
-    monkeypatch.setattr(ops, "conv_pool_act", counted)
+        def counted(*args):
+            y = operator(*args)
+            shapes.append(tuple(y.shape))
+            return y
+
+        monkeypatch.setattr(ops, name, counted)
+
+    count("conv_pool_act")
+    count("residual_blocks")
     return shapes
 
 
@@ -80,6 +86,12 @@ def test_layers_are_run_by_the_operator(calls):
     plan_of(wide([0]), "separate").features(mels_of("wide", 2, frames=64))
     # conv_3, the shortcut, conv_4, conv_5; the pool after conv_2 overlaps.
     assert calls == [(2, 12, 4, 64)] * 4
+
+
+def test_residual_blocks_are_run_by_one_operator(calls):
+    ensemble = FusedEnsemble.create("resnet18-uibk", [0]).eval()
+    plan_of(ensemble, "separate").features(mels_of("resnet18-uibk", 2, frames=64))
+    assert calls == [(2, 3, 2, 512)]
 
 
 @pytest.mark.parametrize("choice", ["separate", "separate:1", "separate:2"])

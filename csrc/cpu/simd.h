@@ -20,6 +20,7 @@
 #define FASTMTE_CLONE_FOR_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,f16c")))
 #endif
 #define FASTMTE_INLINE static inline __attribute__((always_inline))
+#define FASTMTE_INLINE_MEMBER inline __attribute__((always_inline))
 // Before a loop of a few constant steps whose arrays are to live in registers.
 #ifdef __clang__
 #define FASTMTE_UNROLL _Pragma("unroll")

@@ -10,7 +10,7 @@ from fastmte.models.layers import SharedInputNorm
 from fastmte.models.stages import Activation, Pool, activate
 from fastmte.plan.convolution import Convolution, convolution
 from fastmte.plan.fold import Folded, FoldedConv, FoldedResidual
-from fastmte.plan.tiled import TiledConvolution, is_tiled
+from fastmte.plan.tiled import TiledBlocks, TiledConvolution, is_tiled, is_tiled_block
 
 
 class Trunk:
@@ -26,7 +26,7 @@ class Trunk:
         if not isinstance(first, FoldedConv):
             raise TypeError("a trunk must begin with a convolution, got a residual block")
         self._stem = _stem(first, dtype)
-        self._stages = [_block(stage, dtype) for stage in others]
+        self._stages = _blocks(others, dtype)
 
     def __call__(self, mels: Tensor) -> Tensor:
         """Return the last maps (B, K * C, H, W), channels-last, of mels (B, 96, F) float32."""
@@ -139,6 +139,21 @@ class _ResidualBlock:
         if self._shortcut is not None:
             return self._last(y, self._shortcut(x))
         return self._last(y, x if self._branch else x.clone(memory_format=torch.preserve_format))
+
+
+def _blocks(stages: Sequence[Folded], dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
+    """Return what runs the stages; residual blocks that can be run together are."""
+    blocks: list[Callable[[Tensor], Tensor]] = []
+    tiled: list[FoldedResidual] = []
+    for stage in stages:
+        if isinstance(stage, FoldedResidual) and is_tiled_block(stage, dtype):
+            tiled.append(stage)
+            continue
+        if tiled:
+            blocks.append(TiledBlocks(tiled))
+            tiled = []
+        blocks.append(_block(stage, dtype))
+    return [*blocks, TiledBlocks(tiled)] if tiled else blocks
 
 
 def _block(stage: Folded, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
