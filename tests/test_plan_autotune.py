@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.files import locked
 from fastmte.models import _registry
-from fastmte.plan import autotune, cache, make_plan
+from fastmte.plan import autotune, cache, contest, make_plan
 from fastmte.plan.choice import Choice
 
 FRAMES = 64
@@ -38,20 +39,51 @@ def file(tmp_path):
     return tmp_path / "fastmte" / "plans.json"
 
 
+class Machine:
+    """A machine that takes the time it is told to, and all else none.
+
+    Attributes:
+        seconds: a song, of all members, by plan.
+        building: seconds a member.
+        now: seconds since its start.
+        built: members of every plan that was built.
+        passes: plans, in the order in which they were run.
+    """
+
+    def __init__(self):
+        self.seconds, self.building, self.now = {}, 0.0, 0.0
+        self.built, self.passes = [], []
+        self.slowdown = lambda plan: 1.0
+
+    def plan(self, ensemble, choice, dtype):
+        self.now += self.building * ensemble.n_members
+        self.built.append(ensemble.n_members)
+        return self.plan_of(ensemble, choice)
+
+    def plan_of(self, ensemble, choice):
+        plan = SimpleNamespace(ensemble=ensemble, choice=choice)
+        plan.with_chunk = lambda chunk: self.plan_of(ensemble, Choice(choice.name, chunk))
+        plan.features = lambda mels: self.run(str(choice), len(mels) * ensemble.n_members)
+        return plan
+
+    def run(self, plan, n):
+        self.now += self.seconds.get(plan, 0.5) / self.members * n * self.slowdown(plan)
+        self.passes.append(plan)
+
+    def choice(self, ensemble, batch_size=4):
+        """Return what is chosen on it, and measured."""
+        self.members, self.now, start = ensemble.n_members, 0.0, len(cache.read())
+        text = str(make_plan(ensemble, batch_size, FRAMES).choice)
+        return text, cache.read()[start].milliseconds
+
+
 @pytest.fixture
-def clock(monkeypatch):
-    """Seconds a song by plan, of a machine on which all else takes no time."""
-    seconds = {}
-    now = [0.0]
-
-    def timed(self, choice):
-        now[0] += seconds.get(str(choice), 0.5) * self._n_songs[choice]
-        return seconds.get(str(choice), 0.5)
-
-    monkeypatch.setattr(autotune._Contest, "_timed", timed)
-    monkeypatch.setattr(autotune.time, "monotonic", lambda: now[0])
-    seconds["now"] = now
-    return seconds
+def machine(monkeypatch):
+    machine = Machine()
+    monkeypatch.setattr(contest, "InferencePlan", machine.plan)
+    for clock in ("monotonic", "perf_counter", "thread_time"):
+        monkeypatch.setattr(contest.time, clock, lambda: machine.now)
+    return machine
 
 
 def choice_of(ensemble, batch_size=4, **options):
@@ -81,55 +113,84 @@ def test_measuring_is_done_once_and_kept(ensemble, file, monkeypatch):
     assert [path.name for path in file.parent.iterdir() if path.suffix] == ["plans.json"]
 
 
-def test_the_fastest_is_chosen(ensemble, clock):
-    clock.update({"separate:2": 0.01, "separate:4": 0.009, "separate:1": 0.02, "grouped:1": 0.012})
-    assert choice_of(ensemble) == "separate:4"
+def test_the_fastest_is_chosen(ensemble, machine):
+    machine.seconds = {"separate:1": 0.02, "separate:2": 0.01, "separate:4": 0.009}
+    machine.seconds["grouped:1"] = 0.012
+    choice, measured = machine.choice(ensemble)
+    assert choice == "separate:4"
+    assert measured == pytest.approx({p: s * 1e3 for p, s in machine.seconds.items()})
 
 
-def test_the_default_stays_unless_another_is_a_twentieth_faster(ensemble, clock):
-    clock.update({"separate:2": 0.0100, "separate:4": 0.0096})
-    assert choice_of(ensemble) == "separate:2"
-    clock.update({"separate:2": 0.0100, "separate:4": 0.0094})
-    assert choice_of(ensemble, batch_size=8) == "separate:4"
+def test_the_default_stays_unless_another_is_a_twentieth_faster(ensemble, machine):
+    machine.seconds = {"separate:2": 0.0100, "separate:4": 0.0096}
+    assert machine.choice(ensemble)[0] == "separate:2"
+    machine.seconds = {"separate:2": 0.0100, "separate:4": 0.0094}
+    assert machine.choice(ensemble, batch_size=8)[0] == "separate:4"
 
 
-def test_measuring_ends_in_time(ensemble, clock):
-    clock.update({f"separate:{size}": 0.02 for size in (1, 2, 4, 8, 64)})
-    clock.update({"grouped:1": 0.02})
-    choice_of(ensemble, batch_size=64)
-    assert 1.5 < clock["now"][0] <= autotune.BUDGET
-    (found,) = cache.read()
-    assert "separate:64" not in found.milliseconds, "one pass would take longer than all"
-    assert "separate:8" in found.milliseconds
+def test_one_member_is_measured_for_all(machine):
+    machine.seconds = dict.fromkeys(("separate:1", "separate:2", "separate:4"), 0.01)
+    _, measured = machine.choice(FusedEnsemble.create("staged", [0, 1, 2, 3, 0]))
+    assert machine.built == [1, 4], "grouped convolutions are of all members"
+    assert measured["separate:4"] == pytest.approx(10), "of all members"
 
 
-def test_the_least_of_all_rounds_counts(ensemble, clock, monkeypatch):
-    timed = autotune._Contest._timed
-    rounds = []
+@pytest.mark.parametrize("members", [1, 4, 16])
+@pytest.mark.parametrize("building", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize("song", [0.0002, 0.005, 0.1, 0.4])
+def test_all_of_it_ends_in_time(machine, members, building, song):
+    """Building, first passes and rounds; a second thread takes a tenth more now and then."""
+    names = [f"separate:{size}" for size in (1, 2, 4, 8, 16)] + ["grouped:1"]
+    machine.seconds = dict.fromkeys(names, song * members)
+    machine.building = building
+    machine.slowdown = lambda plan: 1.1 if len(machine.passes) % 3 else 1.0
+    ensemble = FusedEnsemble.create("staged", range(members))
+    for batch in (1, 8, 32):
+        choice, measured = machine.choice(ensemble, batch)
+        assert 0 < machine.now <= autotune.BUDGET
+        assert choice in measured
 
-    def noisy(self, choice):
-        rounds.append(str(choice))
-        return timed(self, choice) * (3 if rounds.count(str(choice)) < 3 else 1)
 
-    clock.update({"separate:2": 0.003, "separate:4": 0.0025, "separate:1": 0.0028})
-    monkeypatch.setattr(autotune._Contest, "_timed", noisy)
-    assert choice_of(ensemble) == "separate:4"
-    contestants = rounds[-3:]
-    assert len(set(contestants)) == 3, "they are timed in turn"
+def test_more_songs_than_there_is_time_for_are_left_out(ensemble, machine):
+    machine.seconds = {f"separate:{size}": 0.2 for size in (1, 2, 4, 8, 16)}
+    choice, measured = machine.choice(ensemble, batch_size=32)
+    assert choice == "separate:2"
+    assert set(measured) == {"separate:2", "separate:1", "separate:4"}
 
 
-def test_a_candidate_that_fails_is_left_out(ensemble, monkeypatch):
-    def fails(self, choice):
-        if choice.name == "grouped":
+def test_the_default_stays_where_there_is_no_time_for_two(machine):
+    machine.seconds = {"separate:1": 0.5, "separate:2": 4.5}
+    choice, measured = machine.choice(FusedEnsemble.create("staged", [0, 1, 2]))
+    assert choice == "separate:2"
+    assert set(measured) == {"separate:2"}
+    assert machine.passes == ["separate:2"]
+
+
+def test_the_least_of_all_rounds_counts(ensemble, machine):
+    machine.seconds = {"separate:2": 0.003, "separate:4": 0.0025, "separate:1": 0.0028}
+    machine.slowdown = lambda plan: 1.25 if machine.passes.count(plan) < 3 else 1
+    choice, measured = machine.choice(ensemble)
+    assert choice == "separate:4"
+    assert measured["separate:4"] == pytest.approx(2.5)
+    assert "grouped:1" in measured and machine.passes.count("grouped:1") == 2, "it is far behind"
+    rounds = [plan for plan in machine.passes if plan != "grouped:1"]
+    assert set(rounds[-3:]) == {"separate:1", "separate:2", "separate:4"}, "they are timed in turn"
+
+
+def test_a_candidate_that_fails_is_left_out(ensemble, machine):
+    def fails(plan):
+        if plan in ("grouped:1", "separate:1"):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return timed(self, choice)
+        return 1.0
 
-    timed = autotune._Contest._timed
-    monkeypatch.setattr(autotune._Contest, "_timed", fails)
-    choice_of(ensemble)
-    (found,) = cache.read()
-    assert "grouped:1" not in found.milliseconds
-    assert "separate:4" in found.milliseconds
+    machine.seconds = {"separate:2": 0.01, "separate:4": 0.009}
+    machine.slowdown = fails
+    choice, measured = machine.choice(ensemble)
+    assert choice == "separate:4"
+    assert set(measured) == {"separate:2", "separate:4"}
+    machine.slowdown = lambda plan: fails("grouped:1")
+    with pytest.raises(torch.OutOfMemoryError):
+        machine.choice(ensemble, batch_size=16)
 
 
 def test_only_one_candidate_is_not_measured(file):

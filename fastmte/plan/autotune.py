@@ -11,15 +11,15 @@ from fastmte.ensemble import FusedEnsemble
 from fastmte.errors import InputError
 from fastmte.plan import cache
 from fastmte.plan.choice import Choice
+from fastmte.plan.contest import Contest
 from fastmte.plan.engines import WITHOUT_BFLOAT16
 from fastmte.plan.inference import InferencePlan, candidates, check, default_choice
 from fastmte.plan.precision import Precision, resolve
 
 VARIABLE = "FASTMTE_PLAN"
-BUDGET = 2.0  # seconds that measuring may take
+BUDGET = 2.0  # seconds that all of it may take, building included
 GAIN = 0.05  # part of the default's time that another choice must save
-_CHUNKS = (1, 2, 4, 8)
-_HOPELESS = 1.3  # times the best: measured no further
+_CHUNKS = (1, 2, 4, 8, 16)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -33,7 +33,7 @@ def make_plan(
     """Return the plan that is fastest for batches of one size.
 
     The first time on a device, and for a backbone, number of members, size and
-    precision, the candidates are measured, which takes two seconds; the choice is kept
+    precision, the candidates are measured, in two seconds at most; the choice is kept
     in ``fastmte/plans.json`` of the user's cache (XDG_CACHE_HOME), so that a model has the
     same scores in every run on a machine. Where it cannot be kept, nothing is measured.
 
@@ -110,14 +110,22 @@ def best_choice(
 def measure(ensemble: FusedEnsemble, setting: cache.Setting, budget: float = BUDGET) -> cache.Found:
     """Measure the candidates in turn and return the choice; the default unless one is better.
 
-    What is timed is one pass, of as many songs as the candidate takes; candidates whose
-    pass would not fit into what is left of the time are left out.
+    What is timed is one pass, of as many songs as the candidate takes; where members run one
+    after the other, of one member, as they are alike. Building counts, too: a candidate is
+    left out if it cannot be built, run, and timed once more beside its rivals in what is left
+    of the time. Where not even two can be, the default stays.
     """
-    contest = _Contest(ensemble, setting, time.monotonic() + budget)
+    end = time.monotonic() + budget
+    device = ensemble.head.weight.device
+    most = min(_CHUNKS[-1], setting.batch) if device.type == "cpu" else setting.batch
+    random = torch.Generator().manual_seed(0)
+    mels = torch.randn(most, 96, setting.frames, generator=random) * 19 - 24
+    contest = Contest(ensemble, _DTYPES[setting.precision], mels.to(device), end)
     default = default_choice(ensemble, setting.batch)
-    for choice in [default, *_others(ensemble, setting.batch, default)]:
-        contest.enter(choice)
-    contest.run()
+    for choices in _stages(ensemble, setting.batch, default):
+        for choice in choices:
+            contest.enter(choice)
+        contest.run()
     best = min(contest.seconds, key=contest.seconds.__getitem__)
     if contest.seconds[best] > (1 - GAIN) * contest.seconds[default]:
         best = default
@@ -125,80 +133,21 @@ def measure(ensemble: FusedEnsemble, setting: cache.Setting, budget: float = BUD
     return cache.Found(setting, str(best), milliseconds)
 
 
-def _others(ensemble: FusedEnsemble, batch: int, default: Choice) -> list[Choice]:
-    """Return the other candidates, those with the shortest passes first.
+def _stages(ensemble: FusedEnsemble, batch: int, default: Choice) -> list[list[Choice]]:
+    """Return the candidates, the default first, in the order in which the time is theirs.
 
     On a CPU the module is none where there are others: it does all their work and more, and
-    one pass of it would take most of the time there is for measuring.
+    one pass of it would take most of the time there is for measuring. Grouped convolutions,
+    whose weights all members' must be laid out for them, are seldom best and come last.
     """
-    sizes = sorted({size for size in _CHUNKS if size < batch} | {batch})
     names = candidates(ensemble)
-    if ensemble.head.weight.device.type != "cpu":
-        return [c for name in names if (c := Choice(name)) != default]  # its memory is large
-    own = [Choice("separate", size) for size in sizes if "separate" in names]
-    rest = [Choice(name, 1) for name in names if name not in ("separate", "module")]
-    return [c for c in own[:2] + rest + own[2:] if c != default]
-
-
-class _Contest:
-    """Plans that are timed in turn until the time is over."""
-
-    def __init__(self, ensemble: FusedEnsemble, setting: cache.Setting, end: float) -> None:
-        self._ensemble, self._setting, self._end = ensemble, setting, end
-        self._plans: dict[Choice, InferencePlan] = {}
-        self._n_songs: dict[Choice, int] = {}
-        self.seconds: dict[Choice, float] = {}  # a song
-        random = torch.Generator().manual_seed(0)
-        mels = torch.randn(setting.batch, 96, setting.frames, generator=random) * 19 - 24
-        self._mels = mels.to(ensemble.head.weight.device)
-
-    def enter(self, choice: Choice) -> None:
-        """Time a plan for the first time, if there is time for it."""
-        n_songs = min(choice.chunk or self._setting.batch, self._setting.batch)
-        if self.seconds:  # twice: the first pass lays out the weights
-            expected = 2.5 * n_songs * min(self.seconds.values())
-            if time.monotonic() + expected > self._end:
-                return
-        self._n_songs[choice] = n_songs
-        try:
-            plan = self._plan(choice)
-            plan.features(self._mels[:n_songs])
-            self._plans[choice] = plan
-            self.seconds[choice] = self._timed(choice)
-        except RuntimeError:  # out of memory, or what this device cannot run
-            self._plans.pop(choice, None)
-            if not self.seconds:
-                raise
-            return
-        if self.seconds[choice] > _HOPELESS * min(self.seconds.values()):
-            del self._plans[choice]
-
-    def run(self) -> None:
-        """Time all plans again and again, each round in the same order."""
-        while True:
-            for choice in self._plans:
-                expected = self.seconds[choice] * self._n_songs[choice]
-                if time.monotonic() + expected > self._end:
-                    return
-                self.seconds[choice] = min(self.seconds[choice], self._timed(choice))
-
-    def _plan(self, choice: Choice) -> InferencePlan:
-        for other, plan in self._plans.items():
-            if other.name == choice.name:
-                return plan.with_chunk(choice.chunk)
-        return InferencePlan(self._ensemble, choice, _DTYPES[self._setting.precision])
-
-    def _timed(self, choice: Choice) -> float:
-        songs = self._mels[: self._n_songs[choice]]
-        self._synchronise()
-        start = time.perf_counter()
-        self._plans[choice].features(songs)
-        self._synchronise()
-        return (time.perf_counter() - start) / len(songs)
-
-    def _synchronise(self) -> None:
-        if self._mels.device.type == "cuda":
-            torch.cuda.synchronize(self._mels.device)
+    if ensemble.head.weight.device.type != "cpu":  # whole batches: its memory is large
+        return [[default, *(choice for name in names if (choice := Choice(name)) != default)]]
+    own = [Choice("separate", size) for size in _CHUNKS if size <= batch and "separate" in names]
+    stages = [[default, *(choice for choice in own if choice != default)]]
+    if "grouped" in names and ensemble.n_members > 1:
+        stages.append([Choice("grouped", 1)])
+    return stages
 
 
 def _wanted(plan: str | None) -> str:
