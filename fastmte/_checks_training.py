@@ -9,6 +9,7 @@ from fastmte._checks import ACTIVATIONS
 from fastmte._checks import _check_at_least as at_least
 from fastmte._checks import _check_equal as equal
 from fastmte._checks import _check_tensor as tensor
+from fastmte.packing import SIDE
 
 _MAPS = [torch.float32, torch.bfloat16, torch.float64]
 
@@ -90,6 +91,34 @@ def channel_moments(x: Tensor) -> None:
     """Check everything."""
     tensor("channel_moments", "x", x, 4, _MAPS, x)
     _filled("channel_moments", x)
+
+
+def map_conv_weights(
+    gradient: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> None:
+    """Check everything."""
+    op = "map_conv_weights"
+    tensor(op, "x", x, 4, [torch.bfloat16], x)
+    tensor(op, "gradient", gradient, 4, [torch.bfloat16], x)
+    for name, pair in (("kernel", kernel), ("stride", stride), ("padding", padding)):
+        if len(pair) != 2:
+            raise RuntimeError(f"{op}: {name} must be 2 sizes, got {len(pair)}")
+        for i in range(2):
+            at_least(op, f"{name}[{i}]", pair[i], 0 if name == "padding" else 1)
+    for name, channels in (("inputs", x.size(3)), ("outputs", gradient.size(3))):
+        if channels == 0 or channels % SIDE:
+            raise RuntimeError(f"{op}: {name} must be a multiple of {SIDE}, got {channels}")
+    room = [x.size(1 + i) + 2 * padding[i] for i in range(2)]
+    for i in range(2):
+        if room[i] < kernel[i]:
+            raise RuntimeError(f"{op}: kernel[{i}] must be at most {room[i]}, got {kernel[i]}")
+    sizes = [(room[i] - kernel[i]) // stride[i] + 1 for i in range(2)]
+    for dim, want in enumerate((x.size(0), *sizes)):
+        _size(op, f"gradient.size({dim})", gradient.size(dim), want)
 
 
 def patch_products(x: Tensor) -> None:

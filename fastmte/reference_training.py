@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from fastmte import _checks_training as _checks
 
@@ -269,3 +270,14 @@ def _norm_gradients(
     constant = (constant - of_x * (mean - centre)).to(wide)
     dx = g * of_g.to(wide) + ((_wide(x) - centre) * of_x.to(wide) + constant)
     return dx.to(x.dtype), dweight.to(weight.dtype), dbias.to(weight.dtype)
+
+
+def map_conv_weights(
+    gradient: Tensor, x: Tensor, kernel: Pair, stride: Pair, padding: Pair
+) -> Tensor:
+    """Return the gradient (O, h, w, I) float32 of weights; see ``training_conv.map_conv``."""
+    _checks.map_conv_weights(gradient, x, kernel, stride, padding)
+    shape = gradient.size(3), x.size(3), *kernel
+    g, x = gradient.permute(0, 3, 1, 2).float(), x.permute(0, 3, 1, 2).float()
+    dweight = conv2d_weight(x, shape, g, list(stride), list(padding))
+    return dweight.permute(0, 2, 3, 1).contiguous()

@@ -24,7 +24,7 @@ LAYERS = [
     {"_scan"},
     {"_kernels"},
     {"_library"},
-    {"audio_ops", "training_stem"},
+    {"audio_ops", "training_conv", "training_stem"},
     {"_light", "ops", "training_ops"},
     {"synchronised"},
     {"audio", "mel", "crop", "features", "labels", "metrics", "models", "partition"},

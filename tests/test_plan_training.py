@@ -9,6 +9,7 @@ from networks import mels_of, network, state_of
 from staged import CHANNELS, Plain, Staged, Strided, plain_state, randomise, without_biases
 from torch import Tensor, nn
 
+from fastmte._library import has_kernel
 from fastmte.ensemble import FusedEnsemble, fuse
 from fastmte.models import _registry
 from fastmte.plan import training
@@ -164,6 +165,32 @@ def test_gradients_are_as_exact_as_torchs(dtype: torch.dtype) -> None:
         assert mine <= max(2 * eager, 1e-4 if is_strided else 4e-6), (name, mine, eager)
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet18-uibk"])
+def test_gradients_on_matrix_units_are_as_exact_as_autocasts(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple] = []
+    real = training.map_conv
+    monkeypatch.setattr(training, "map_conv", lambda *a: calls.append(a) or real(*a))
+    monkeypatch.setattr(training, "has_bf16", lambda device: True)
+    exact = FusedEnsemble.create(backbone, [0, 1, 1], seed=3).double().train()
+    exact.dropout.p = 0.0
+    mels, truth = mels_of(backbone, 4).double(), songs(4)[1][:, :3]
+    loss_of(exact(mels), truth, exact.member_of_label).backward()
+    errors = []
+    for choice in ("fused", "module"):
+        ensemble = copy.deepcopy(exact).float()
+        ensemble.zero_grad(set_to_none=True)
+        logits = TrainPlan(ensemble, torch.bfloat16, choice)(mels.float())
+        loss_of(logits, truth.float(), ensemble.member_of_label).backward()
+        errors.append(errors_of(gradients(ensemble), gradients(exact)))
+    assert calls or not has_kernel("map_conv_weights", "cpu")
+    mine, autocasts = errors
+    print(sorted(((e / autocasts[n], n, e) for n, e in mine.items()), reverse=True)[:8])
+    for name, error in mine.items():
+        assert error <= 2 * autocasts[name], (name, error, autocasts[name])
+
+
 def test_forward_is_the_same_bits_on_any_number_of_threads() -> None:
     """Gradients of convolutions' weights are not: oneDNN sums them thread by thread."""
     n_threads, seen = torch.get_num_threads(), []
@@ -250,8 +277,8 @@ def test_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="strided: has no stages, which a fused plan needs"):
         TrainPlan(ensemble, choice="fused")
     staged = ensemble_of("staged")
-    for has_kernel in (True, False):
-        monkeypatch.setattr(training, "has_kernel", lambda *_, answer=has_kernel: answer)
-        assert TrainPlan(staged).is_fused == has_kernel
+    for is_there in (True, False):
+        monkeypatch.setattr(training, "has_kernel", lambda *_, answer=is_there: answer)
+        assert TrainPlan(staged).is_fused == is_there
     mels = songs(2)[0]
     assert torch.equal(TrainPlan(staged, choice="module")(mels), staged(mels))

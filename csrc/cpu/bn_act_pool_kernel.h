@@ -95,60 +95,47 @@ FASTMTE_TARGET void tiled_inputs(const PooledGradient<T>& pooled, const T* x,
   }
 }
 
-// The windows [first, last) in one direction that points [begin, end) lie in.
+// The windows [first, last) in one direction that a point lies in.
 struct Windows {
   int64_t first, last;
 };
 
-inline Windows windows_of(int64_t begin, int64_t end, int64_t kernel, int64_t stride,
-                          int64_t padding, int64_t n_windows) {
-  const int64_t first = begin + padding < kernel ? 0 : (begin + padding - kernel) / stride + 1;
-  return {first, std::min(n_windows, (end - 1 + padding) / stride + 1)};
+inline Windows windows_of(int64_t point, int64_t kernel, int64_t stride, int64_t padding,
+                          int64_t n_windows) {
+  const int64_t first = point + padding < kernel ? 0 : (point + padding - kernel) / stride + 1;
+  return {first, std::min(n_windows, (point + padding) / stride + 1)};
 }
 
-constexpr int64_t kTileValues = 4096;  // of a tile's gradients, which stay in the first cache
-
-// The same for windows of any kind: they add what they hand out to a tile of a row.
+// The same for windows of any kind: each point adds up what the windows around it hand out.
 template <typename T>
 FASTMTE_TARGET void overlapping_inputs(const PooledGradient<T>& pooled, const T* x,
                                        const PoolWindows& pool, const InputGradient<Scalar>& to,
                                        T* dx, int64_t begin, int64_t end) {
   const int64_t channels = pool.channels, width = pool.pooled_columns();
-  const int64_t n_points = std::max<int64_t>(1, kTileValues / channels);
-  std::vector<Scalar> sums(std::min(n_points, pool.columns) * channels);
-  for (int64_t tile = begin * pool.columns; tile < end * pool.columns;) {
-    const int64_t song = tile / pool.columns / pool.rows, row = tile / pool.columns % pool.rows;
-    const int64_t first = tile % pool.columns, last = std::min(first + n_points, pool.columns);
-    const Windows down = windows_of(row, row + 1, pool.kernel[0], pool.stride[0], pool.padding[0],
-                                    pool.pooled_rows());
-    const Windows along =
-        windows_of(first, last, pool.kernel[1], pool.stride[1], pool.padding[1], width);
-    std::fill(sums.begin(), sums.end(), Scalar{0});
-    for (int64_t i = down.first; i < down.last; ++i)
-      for (int64_t j = along.first; j < along.last; ++j) {
-        const int64_t origin = j * pool.stride[1] - pool.padding[1];
-        const int64_t begin_at = std::max(first, origin),
-                      end_at = std::min(last, origin + pool.kernel[1]);
-        const int64_t index_of_row = (row + pool.padding[0] - i * pool.stride[0]) * pool.kernel[1];
-        for (int64_t c = 0; c < channels; c += kWidth) {
-          const int64_t n = channels - c;
-          const int64_t from = ((song * pool.pooled_rows() + i) * width + j) * channels + c;
-          const Vector g = pooled(from, n);
-          const Bits index = load_index(pooled.argmax + from, n);
-          for (int64_t at = begin_at; at < end_at; ++at) {
-            Scalar* sum = sums.data() + (at - first) * channels + c;
-            const auto has_won = (Bits)(index == all(index_of_row + at - origin));
-            store_first(sum, load_first(sum, n) + choose(has_won, g, Vector{}), n);
-          }
-        }
-      }
-    for (int64_t at = 0; at < last - first; ++at)
+  std::vector<Windows> along(pool.columns);
+  for (int64_t column = 0; column < pool.columns; ++column)
+    along[column] = windows_of(column, pool.kernel[1], pool.stride[1], pool.padding[1], width);
+  for (int64_t at = begin; at < end; ++at) {
+    const int64_t row = at % pool.rows, first = at / pool.rows * pool.pooled_rows() * width;
+    const Windows down =
+        windows_of(row, pool.kernel[0], pool.stride[0], pool.padding[0], pool.pooled_rows());
+    for (int64_t column = 0; column < pool.columns; ++column) {
+      const int64_t first_place =
+          (row + pool.padding[0]) * pool.kernel[1] + column + pool.padding[1];
       for (int64_t c = 0; c < channels; c += kWidth) {
-        const int64_t n = channels - c, point = (tile + at) * channels + c;
-        const Vector g = load_first(sums.data() + at * channels + c, n);
+        const int64_t n = channels - c, point = (at * pool.columns + column) * channels + c;
+        Vector g{};
+        for (int64_t i = down.first; i < down.last; ++i)
+          for (int64_t j = along[column].first; j < along[column].last; ++j) {
+            const int64_t from = (first + i * width + j) * channels + c;
+            const int64_t place =
+                first_place - i * pool.stride[0] * pool.kernel[1] - j * pool.stride[1];
+            const auto has_won = (Bits)(load_index(pooled.argmax + from, n) == all(place));
+            g += choose(has_won, pooled(from, n), Vector{});
+          }
         store_first(dx + point, input_gradient(input_at(to, c, n), g, load_first(x + point, n)), n);
       }
-    tile += last - first;
+    }
   }
 }
 

@@ -10,23 +10,18 @@ FASTMTE_TARGET FASTMTE_INLINE Bits all(int64_t value) {
   return Bits{} + static_cast<Integer>(value);
 }
 
-using Bytes = uint8_t __attribute__((vector_size(kWidth)));
-
 FASTMTE_TARGET FASTMTE_INLINE Bits load_index(const uint8_t* from, int64_t n) {
-  Bytes bytes{};
-  if (n >= kWidth)
-    std::memcpy(&bytes, from, kWidth);
-  else
-    std::memcpy(&bytes, from, n);
-  return __builtin_convertvector(bytes, Bits);
+  if (n >= kWidth) return load_bytes(from);
+  uint8_t bytes[kWidth] = {};
+  std::memcpy(bytes, from, n);
+  return load_bytes(bytes);
 }
 
 FASTMTE_TARGET FASTMTE_INLINE void store_index(uint8_t* to, Bits index, int64_t n) {
-  const Bytes bytes = __builtin_convertvector(index, Bytes);
-  if (n >= kWidth)
-    std::memcpy(to, &bytes, kWidth);
-  else
-    std::memcpy(to, &bytes, n);
+  if (n >= kWidth) return store_bytes(to, index);
+  uint8_t bytes[kWidth];
+  store_bytes(bytes, index);
+  std::memcpy(to, bytes, n);
 }
 
 FASTMTE_TARGET FASTMTE_INLINE Vector choose(Bits mask, Vector yes, Vector no) {

@@ -70,6 +70,14 @@ FASTMTE_TARGET FASTMTE_INLINE void store_upper_halves(BFloat16* to, Bits x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
 }
 
+FASTMTE_TARGET FASTMTE_INLINE Bits load_bytes(const uint8_t* x) {
+  return (Bits)_mm512_maskz_cvtepu8_epi32(kAll, _mm_loadu_si128((const __m128i*)x));
+}
+
+FASTMTE_TARGET FASTMTE_INLINE void store_bytes(uint8_t* to, Bits x) {
+  _mm_storeu_si128((__m128i*)to, _mm512_maskz_cvtepi32_epi8(kAll, (__m512i)x));
+}
+
 // a * b + c, rounded once.
 FASTMTE_TARGET FASTMTE_INLINE Vector fma(Vector a, Vector b, Vector c) {
   return _mm512_fmadd_ps(a, b, c);
@@ -168,6 +176,17 @@ FASTMTE_TARGET FASTMTE_INLINE void store_upper_halves(BFloat16* to, Bits x) {
   const __m256i shifted = _mm256_srli_epi32((__m256i)x, 16);
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(shifted, shifted), 0x88);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+}
+
+FASTMTE_TARGET FASTMTE_INLINE Bits load_bytes(const uint8_t* x) {
+  return (Bits)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)x));
+}
+
+FASTMTE_TARGET FASTMTE_INLINE void store_bytes(uint8_t* to, Bits x) {
+  const __m256i words = _mm256_packus_epi32((__m256i)x, (__m256i)x);
+  const __m256i bytes = _mm256_packus_epi16(words, words);
+  const int32_t halves[2] = {_mm256_extract_epi32(bytes, 0), _mm256_extract_epi32(bytes, 4)};
+  std::memcpy(to, halves, sizeof halves);
 }
 
 FASTMTE_TARGET FASTMTE_INLINE Vector fma(Vector a, Vector b, Vector c) {

@@ -29,6 +29,16 @@ FASTMTE_INLINE void store_upper_halves(BFloat16* to, Bits x) {
   for (int lane = 0; lane < kWidth; ++lane) to[lane].x = static_cast<uint16_t>(x[lane] >> 16);
 }
 
+FASTMTE_INLINE Bits load_bytes(const uint8_t* x) {
+  Bits result{};
+  for (int lane = 0; lane < kWidth; ++lane) result[lane] = x[lane];
+  return result;
+}
+
+FASTMTE_INLINE void store_bytes(uint8_t* to, Bits x) {
+  for (int lane = 0; lane < kWidth; ++lane) to[lane] = static_cast<uint8_t>(x[lane]);
+}
+
 // Rounded twice: a machine without fused multiply-adds would call a function for each.
 FASTMTE_INLINE Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
 
