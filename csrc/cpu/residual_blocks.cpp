@@ -68,6 +68,7 @@ Conv second_conv(const Block& block, Rows x, Rows middle, Rows out) {
 class Chain {
  public:
   Chain(const std::vector<Block>& blocks, Rows x, Rows out) {
+    buffers_.reserve(2 * blocks.size());
     for (size_t i = 0; i < blocks.size(); ++i) {
       const Block& block = blocks[i];
       const Rows middle = held(1, block.sizes.conv);

@@ -196,7 +196,9 @@ class _Trunks:
         shape = (len(maps), len(self._trunks), *maps.shape[1:])
         if self._maps.shape != shape:
             exact = torch.float64 if maps.dtype == torch.float64 else torch.float32
-            self._maps = maps.new_empty(shape, dtype=exact)
+            songs, members, channels, height, width = shape
+            last = maps.new_empty((songs, height, width, members, channels), dtype=exact)
+            self._maps = last.permute(0, 3, 4, 1, 2)  # channels-last, as those of each trunk
         self._maps[:, k] = maps
 
 
