@@ -295,7 +295,7 @@ def _pass(  # type: ignore[no-untyped-def]
 
 
 def read_rows(
-    descriptor: int, offset: int, stride: int, dtype: type, out: Array, *_: bool
+    descriptor: int, offset: int, stride: int, dtype: type, out: Array
 ) -> tuple[bool, bool]:
     """See :func:`fastmte._light.read_rows`."""
     rows = np.empty(out.shape, dtype) if dtype != out.dtype else out

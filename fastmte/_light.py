@@ -59,13 +59,7 @@ def mix(block: Array, least: float, most: float, out: Array) -> bool:
 
 
 def read_rows(
-    descriptor: int,
-    offset: int,
-    stride: int,
-    dtype: type,
-    out: Array,
-    is_large: bool = False,
-    is_in_memory: bool = False,
+    descriptor: int, offset: int, stride: int, dtype: type, out: Array
 ) -> tuple[bool, bool]:
     """Read rows of numbers from a file; return whether it has them all, and all are finite.
 
@@ -75,8 +69,6 @@ def read_rows(
         stride: bytes from one row to the next.
         dtype: of the file's numbers, ``np.float32`` or ``np.float16``.
         out: (M, F) float32, contiguous; filled, as far as the file goes.
-        is_large: ``out`` is part of what is larger than a core's cache.
-        is_in_memory: the system has the rows, and need not wait for a disk.
     """
     rows = np.empty(out.shape, dtype) if dtype != out.dtype else out
     for row, values in enumerate(rows):
@@ -188,20 +180,13 @@ def _native(library: ctypes.CDLL) -> Light:
             return mix(block, least, most, out)
         return bool(mix_of(block.ctypes.data, n, channels, least, most, out.ctypes.data))
 
-    read_rows_of.argtypes = [_C_INT, _INT, _INT, *[_C_INT] * 3, _INT, _INT, _POINTER]
+    read_rows_of.argtypes = [_C_INT, _INT, _INT, _C_INT, _INT, _INT, _POINTER]
 
     def read_rows_native(
-        descriptor: int,
-        offset: int,
-        stride: int,
-        dtype: type,
-        out: Array,
-        is_large: bool = False,
-        is_in_memory: bool = False,
+        descriptor: int, offset: int, stride: int, dtype: type, out: Array
     ) -> tuple[bool, bool]:
-        place = (descriptor, offset, stride)
-        flags = (dtype == np.float16, is_large, is_in_memory)
-        outcome = read_rows_of(*place, *flags, *out.shape, out.ctypes.data)
+        place = (descriptor, offset, stride, dtype == np.float16)
+        outcome = read_rows_of(*place, *out.shape, out.ctypes.data)
         _check_memory(outcome == 3)
         return outcome != 1, outcome != 2
 

@@ -452,6 +452,19 @@ def test_a_published_mel_that_changes_meanwhile_is_named(
         store.gather([0], 40)
 
 
+def test_mels_of_somebody_else_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", np.ones((96, 57), np.float32))
+    real_open = os.open
+
+    def open_as_another(path: str, flags: int) -> int:
+        if flags & getattr(os, "O_NOATIME", 0):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return real_open(path, flags)
+
+    monkeypatch.setattr(os, "open", open_as_another)
+    assert MelStore.from_npy([tmp_path / "a.npy"]).gather([0], FRAMES).eq(1).all()
+
+
 @pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="needs Linux")
 def test_what_is_not_in_memory_is_fetched_as_one_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
