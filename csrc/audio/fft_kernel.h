@@ -1,4 +1,5 @@
-// The passes of mel_places.h for one kind of vector; mel_db_kernel.h includes it for each.
+// The passes of mel_places.h, and the powers of real frames, for one kind of vector;
+// mel_db_kernel.h includes it for each.
 //
 // Complex value i of a lane is at [2 i] and [2 i + 1], in vectors.
 
@@ -131,6 +132,43 @@ FASTMTE_TARGET inline void run_pass(const MelPlan& plan, const FftPass& pass, co
     run_radix<2>(plan, pass, from, to);
   else
     run_any_radix(plan, pass, from, to);
+}
+
+// The powers of values k and H - k of a real frame from those, a and b, of the transform of
+// even + i odd samples. With E and O the transforms of the even and odd samples,
+// z_k + conj z_(H-k) = 2 E_k and z_k - conj z_(H-k) = 2 i O_k; the halves are in the window.
+FASTMTE_TARGET FASTMTE_INLINE void store_power(const MelPlan& plan, Complex a, Complex b, int64_t k,
+                                               float* power) {
+  const Complex even = {a.re + b.re, a.im - b.im}, odd = {a.im + b.im, b.re - a.re};
+  const Complex turned = times(odd, plan.cosine[k], plan.sine[k]);
+  const Complex low = add(even, turned), high = subtract(even, turned);
+  store(power + k * kWidth, fma(low.re, low.re, low.im * low.im));
+  store(power + (plan.size / 2 - k) * kWidth, fma(high.re, high.re, high.im * high.im));
+}
+
+// The same for value 0, whose other is H.
+FASTMTE_TARGET FASTMTE_INLINE void store_first_power(const MelPlan& plan, Complex first,
+                                                     float* power) {
+  const Vector sum = (first.re + first.im) * broadcast(2);
+  const Vector rest = (first.re - first.im) * broadcast(2);
+  store(power, sum * sum);
+  store(power + plan.size / 2 * kWidth, rest * rest);
+}
+
+// And for value H / 2, its own other.
+FASTMTE_TARGET FASTMTE_INLINE void store_middle_power(const MelPlan& plan, Complex middle,
+                                                      float* power) {
+  const Vector re = middle.re * broadcast(2), im = middle.im * broadcast(2);
+  store(power + plan.size / 4 * kWidth, fma(re, re, im * im));
+}
+
+// From the transform z (H) to the power (H + 1).
+FASTMTE_TARGET inline void power_of(const MelPlan& plan, const float* z, float* power) {
+  const int64_t half = plan.size / 2;
+  store_first_power(plan, load_complex(z, 0), power);
+  for (int64_t k = 1; 2 * k < half; ++k)
+    store_power(plan, load_complex(z, k), load_complex(z, half - k), k, power);
+  if (half % 2 == 0) store_middle_power(plan, load_complex(z, half / 2), power);
 }
 
 }  // namespace

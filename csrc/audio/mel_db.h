@@ -23,9 +23,9 @@ struct MelPlan {
   const float* weights;
   const int64_t* first_bins;
   const int64_t* splits;
-  float db_per_decade, floor_db;
-  std::vector<float> window;        // (size), halved
-  std::vector<float> cosine, sine;  // (size), of -2 pi i / size
+  float db_per_decade, db_per_octave, db_per_e, floor_db;  // dB a factor of 10, 2 and e
+  std::vector<float> window;                               // (size), halved
+  std::vector<float> cosine, sine;                         // (size), of -2 pi i / size
   std::vector<FftPass> passes;
 };
 

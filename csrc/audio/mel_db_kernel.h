@@ -3,20 +3,19 @@
 // A lane is a frame: no frame's bits depend on its neighbours, and the transform is that of one
 // frame written in vectors. Complex values are pairs of vectors.
 #include "audio/fft_kernel.h"
+#include "audio/frame_512_kernel.h"
 
 namespace fastmte::FASTMTE_ISA {
 namespace {
 
 // Rows of `size` samples of kWidth frames become `size` vectors, times the window.
 FASTMTE_TARGET inline void gather_frames(const MelPlan& plan, const float* const* rows, float* to) {
-  Vector block[kWidth];
   int64_t i = 0;
-  for (; i + kWidth <= plan.size; i += kWidth) {
+  for (; i + 8 <= plan.size; i += 8) {
+    Vector block[8];
+    load_columns(rows, i, block);
     FASTMTE_UNROLL
-    for (int lane = 0; lane < kWidth; ++lane) block[lane] = load(rows[lane] + i);
-    transpose(block);
-    FASTMTE_UNROLL
-    for (int j = 0; j < kWidth; ++j)
+    for (int j = 0; j < 8; ++j)
       store(to + (i + j) * kWidth, block[j] * broadcast(plan.window[i + j]));
   }
   for (; i < plan.size; ++i)
@@ -24,60 +23,9 @@ FASTMTE_TARGET inline void gather_frames(const MelPlan& plan, const float* const
       to[i * kWidth + lane] = rows[lane][i] * plan.window[i];
 }
 
-// From the transform z (H) of even + i odd samples to the power (H + 1) of the real frame. With
-// E and O the transforms of the even and odd samples, z_k + conj z_(H-k) = 2 E_k and
-// z_k - conj z_(H-k) = 2 i O_k; the halves are in the window.
-FASTMTE_TARGET inline void power_of(const MelPlan& plan, const float* z, float* power) {
-  const int64_t half = plan.size / 2;
-  const Vector first_re = load(z), first_im = load(z + kWidth);
-  const Vector sum = (first_re + first_im) * broadcast(2);
-  const Vector rest = (first_re - first_im) * broadcast(2);
-  store(power, sum * sum);
-  store(power + half * kWidth, rest * rest);
-  for (int64_t k = 1; 2 * k < half; ++k) {
-    const float* a = z + 2 * k * kWidth;
-    const float* b = z + 2 * (half - k) * kWidth;
-    const Vector a_re = load(a), a_im = load(a + kWidth), b_re = load(b), b_im = load(b + kWidth);
-    const Vector even_re = a_re + b_re, even_im = a_im - b_im;
-    const Vector odd_re = a_im + b_im, odd_im = b_re - a_re;
-    const Vector c = broadcast(plan.cosine[k]), s = broadcast(plan.sine[k]);
-    const Vector turned_re = fma(odd_re, c, -(odd_im * s)), turned_im = fma(odd_re, s, odd_im * c);
-    const Vector low_re = even_re + turned_re, low_im = even_im + turned_im;
-    const Vector high_re = even_re - turned_re, high_im = even_im - turned_im;
-    store(power + k * kWidth, fma(low_re, low_re, low_im * low_im));
-    store(power + (half - k) * kWidth, fma(high_re, high_re, high_im * high_im));
-  }
-  if (half % 2 == 0) {
-    const Vector re = load(z + half * kWidth) * broadcast(2);
-    const Vector im = load(z + (half + 1) * kWidth) * broadcast(2);
-    store(power + half / 2 * kWidth, fma(re, re, im * im));
-  }
-}
-
-// The bands' sums (bands) and the sum of all, which is NaN or infinite where any value is.
-FASTMTE_TARGET inline Vector sum_bands(const MelPlan& plan, const float* power, float* sums) {
-  Vector all{};
-  for (int64_t band = 0; band < plan.bands; ++band) {
-    const float* weights = plan.weights + plan.splits[band];
-    const float* bins = power + plan.first_bins[band] * kWidth;
-    const int64_t n = plan.splits[band + 1] - plan.splits[band];
-    Vector sum{}, other{};
-    int64_t j = 0;
-    for (; j + 2 <= n; j += 2) {
-      sum = fma(load(bins + j * kWidth), broadcast(weights[j]), sum);
-      other = fma(load(bins + (j + 1) * kWidth), broadcast(weights[j + 1]), other);
-    }
-    if (j < n) sum = fma(load(bins + j * kWidth), broadcast(weights[j]), sum);
-    sum = sum + other;
-    store(sums + band * kWidth, sum);
-    all = all + sum;
-  }
-  return all;
-}
-
-// log10(x) * scale for normal x: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m by the polynomial
-// of Cephes' logf, relative error below 1e-7.
-FASTMTE_TARGET FASTMTE_INLINE Vector log10_of(Vector x, Vector scale) {
+// log2(x) per_octave, which is log(x) per_e, for normal x: x = 2^k m with m in
+// [sqrt(1/2), sqrt(2)), log m by the polynomial of Cephes' logf, relative error below 1e-7.
+FASTMTE_TARGET FASTMTE_INLINE Vector scaled_log(Vector x, Vector per_octave, Vector per_e) {
   constexpr int32_t kRootHalf = 0x3f3504f3;
   const Bits exponent = ((Bits)x - kRootHalf) >> 23;
   const Vector t = (Vector)((Bits)x - (exponent << 23)) - broadcast(1);
@@ -93,43 +41,73 @@ FASTMTE_TARGET FASTMTE_INLINE Vector log10_of(Vector x, Vector scale) {
   p = fma(p, t, broadcast(3.3333331174e-1f));
   const Vector square = t * t;
   const Vector log_m = fma(p, square * t, fma(square, broadcast(-0.5f), t));
-  constexpr float kLog10OfE = 0.4342944819f, kLog10Of2 = 0.3010299957f;
-  return scale * fma(k, broadcast(kLog10Of2), log_m * broadcast(kLog10OfE));
+  return fma(k, per_octave, log_m * per_e);
 }
 
-// Decibels of the sums, cut at the floor, plus `shift` before that; NaN where `shift` is.
-FASTMTE_TARGET inline void write_db(const MelPlan& plan, const float* sums, Vector shift,
-                                    int64_t n_frames, float* out, int64_t stride) {
-  const Vector scale = broadcast(plan.db_per_decade), floor = broadcast(plan.floor_db);
+// Samples that will be read next: a wish, so that there need be none.
+struct Ahead {
+  const float* samples;
+  int64_t n;
+};
+
+// Asks for every n_parts-th cache line of them, beginning with line `part`.
+FASTMTE_INLINE void fetch(const Ahead& ahead, int64_t part, int64_t n_parts) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  for (int64_t i = part * kLine; i < ahead.n; i += n_parts * kLine)
+    __builtin_prefetch(ahead.samples + i);
+}
+
+// The bands' decibels, cut at the floor, plus `shift` before that; NaN where `shift` is. Returns
+// the sum over all bands, which is NaN or infinite where any value is.
+FASTMTE_TARGET inline Vector write_bands(const MelPlan& plan, const float* power, Vector shift,
+                                         const Ahead& ahead, int64_t n_frames, float* out,
+                                         int64_t stride) {
+  const Vector per_octave = broadcast(plan.db_per_octave), per_e = broadcast(plan.db_per_e);
+  const Vector floor = broadcast(plan.floor_db);
+  const Vector nothing = broadcast(-std::numeric_limits<float>::infinity());
   const Vector least = broadcast(std::numeric_limits<float>::min());
+  Vector all{};
   for (int64_t band = 0; band < plan.bands; ++band) {
-    const Vector sum = load(sums + band * kWidth);
-    Vector db = log10_of(max(least, sum), scale) + shift;
-    db = where_negative(sum - least, floor, db);
-    db = where_nan(shift, shift, max(floor, db));
-    store_first(out + band * stride, db, n_frames);
+    const float* weights = plan.weights + plan.splits[band];
+    const float* bins = power + plan.first_bins[band] * kWidth;
+    const int64_t n = plan.splits[band + 1] - plan.splits[band];
+    fetch(ahead, band, plan.bands);
+    Vector sum{}, other{};
+    int64_t j = 0;
+    for (; j + 2 <= n; j += 2) {
+      sum = fma(load(bins + j * kWidth), broadcast(weights[j]), sum);
+      other = fma(load(bins + (j + 1) * kWidth), broadcast(weights[j + 1]), other);
+    }
+    if (j < n) sum = fma(load(bins + j * kWidth), broadcast(weights[j]), sum);
+    sum = sum + other;
+    all = all + sum;
+    Vector db = scaled_log(max(least, sum), per_octave, per_e);
+    db = where_negative(sum - least, nothing, db);
+    store_first(out + band * stride, max(floor, db + shift), n_frames);
   }
+  return all;
 }
 
 // kWidth frames, the rows of their samples given, of which the first n_frames are written.
-// Returns in `totals` each frame's sum over its bands.
-// `room` has 2 size + bands vectors.
+// Returns in `totals` each frame's sum over its bands. `room` has 3 size vectors.
 FASTMTE_TARGET inline void mel_group(const MelPlan& plan, float* room, const float* const* rows,
                                      const float* shift, int64_t n_frames, float* out,
                                      int64_t stride, float* totals) {
-  float* x = room;
-  float* y = x + plan.size * kWidth;
-  float* const sums = y + plan.size * kWidth;
-  gather_frames(plan, rows, x);
-  for (const FftPass& pass : plan.passes) {
-    run_pass(plan, pass, x, y);
-    float* const read = x;
-    x = y;
-    y = read;
+  float* power = room + 2 * plan.size * kWidth;
+  if (plan.size == 2 * kSide * kSide) {
+    power_of_512(plan, rows, room, power);
+  } else {
+    float* x = room;
+    float* y = x + plan.size * kWidth;
+    gather_frames(plan, rows, x);
+    for (const FftPass& pass : plan.passes) {
+      run_pass(plan, pass, x, y);
+      std::swap(x, y);
+    }
+    power_of(plan, x, power);
   }
-  power_of(plan, x, y);
-  store(totals, sum_bands(plan, y, sums));
-  write_db(plan, sums, load(shift), n_frames, out, stride);
+  const Ahead ahead{rows[kWidth - 1] + plan.hop, kWidth * std::min(plan.hop, plan.size)};
+  store(totals, write_bands(plan, power, load(shift), ahead, n_frames, out, stride));
 }
 
 inline int lanes() { return kWidth; }

@@ -103,6 +103,12 @@ FASTMTE_TARGET FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector
   return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), yes);
 }
 
+// The lanes after the first, then `last`.
+FASTMTE_TARGET FASTMTE_INLINE Vector shifted(Vector x, float last) {
+  const __m512i next = _mm512_castps_si512(_mm512_set1_ps(last));
+  return _mm512_castsi512_ps(_mm512_maskz_alignr_epi32(kAll, next, _mm512_castps_si512(x), 1));
+}
+
 constexpr bool kHasPick = true;
 
 // Eight values of a, then eight of b.
@@ -125,28 +131,30 @@ FASTMTE_TARGET FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vecto
   sum_lanes_of_256(halved(a), halved(b), halved(c), halved(d), to);
 }
 
-// Lane i of vector j becomes lane j of vector i.
-FASTMTE_TARGET FASTMTE_INLINE void transpose(Vector (&x)[kWidth]) {
-  Vector y[kWidth];
-  for (int i = 0; i < 16; i += 4) {  // 4 x 4 in each quarter of the lanes
-    const Vector ab0 = _mm512_maskz_unpacklo_ps(kAll, x[i], x[i + 1]);
-    const Vector ab1 = _mm512_maskz_unpackhi_ps(kAll, x[i], x[i + 1]);
-    const Vector cd0 = _mm512_maskz_unpacklo_ps(kAll, x[i + 2], x[i + 3]);
-    const Vector cd1 = _mm512_maskz_unpackhi_ps(kAll, x[i + 2], x[i + 3]);
-    y[i] = _mm512_maskz_shuffle_ps(kAll, ab0, cd0, 0x44);
-    y[i + 1] = _mm512_maskz_shuffle_ps(kAll, ab0, cd0, 0xee);
-    y[i + 2] = _mm512_maskz_shuffle_ps(kAll, ab1, cd1, 0x44);
-    y[i + 3] = _mm512_maskz_shuffle_ps(kAll, ab1, cd1, 0xee);
+// Lane i of vector j is rows[i][first + j]. Halves of rows are put beside one another as they are
+// loaded, which leaves three shuffles a vector.
+FASTMTE_TARGET FASTMTE_INLINE void load_columns(const float* const* rows, int64_t first,
+                                                Vector (&x)[8]) {
+  Vector y[2][4];
+  FASTMTE_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    Vector z[4];
+    FASTMTE_UNROLL
+    for (int i = 0; i < 4; ++i)
+      z[i] = join(rows[8 * half + i] + first, rows[8 * half + i + 4] + first);
+    const Vector ab0 = _mm512_maskz_unpacklo_ps(kAll, z[0], z[1]);
+    const Vector ab1 = _mm512_maskz_unpackhi_ps(kAll, z[0], z[1]);
+    const Vector cd0 = _mm512_maskz_unpacklo_ps(kAll, z[2], z[3]);
+    const Vector cd1 = _mm512_maskz_unpackhi_ps(kAll, z[2], z[3]);
+    y[half][0] = _mm512_maskz_shuffle_ps(kAll, ab0, cd0, 0x44);
+    y[half][1] = _mm512_maskz_shuffle_ps(kAll, ab0, cd0, 0xee);
+    y[half][2] = _mm512_maskz_shuffle_ps(kAll, ab1, cd1, 0x44);
+    y[half][3] = _mm512_maskz_shuffle_ps(kAll, ab1, cd1, 0xee);
   }
-  for (int i = 0; i < 4; ++i) {  // then the quarters
-    const Vector even0 = _mm512_maskz_shuffle_f32x4(kAll, y[i], y[i + 4], 0x88);
-    const Vector odd0 = _mm512_maskz_shuffle_f32x4(kAll, y[i], y[i + 4], 0xdd);
-    const Vector even1 = _mm512_maskz_shuffle_f32x4(kAll, y[i + 8], y[i + 12], 0x88);
-    const Vector odd1 = _mm512_maskz_shuffle_f32x4(kAll, y[i + 8], y[i + 12], 0xdd);
-    x[i] = _mm512_maskz_shuffle_f32x4(kAll, even0, even1, 0x88);
-    x[i + 8] = _mm512_maskz_shuffle_f32x4(kAll, even0, even1, 0xdd);
-    x[i + 4] = _mm512_maskz_shuffle_f32x4(kAll, odd0, odd1, 0x88);
-    x[i + 12] = _mm512_maskz_shuffle_f32x4(kAll, odd0, odd1, 0xdd);
+  FASTMTE_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    x[j] = _mm512_maskz_shuffle_f32x4(kAll, y[0][j], y[1][j], 0x88);
+    x[j + 4] = _mm512_maskz_shuffle_f32x4(kAll, y[0][j], y[1][j], 0xdd);
   }
 }
 
@@ -207,25 +215,30 @@ FASTMTE_TARGET FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_LT_OQ));
 }
 
+FASTMTE_TARGET FASTMTE_INLINE Vector shifted(Vector x, float last) {
+  const __m256i after = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0);
+  return _mm256_blend_ps(_mm256_permutevar8x32_ps(x, after), _mm256_set1_ps(last), 0x80);
+}
+
 FASTMTE_TARGET FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vector d, float* to) {
   sum_lanes_of_256(a, b, c, d, to);
 }
 
-FASTMTE_TARGET FASTMTE_INLINE void transpose(Vector (&x)[kWidth]) {
-  Vector y[kWidth];
-  for (int i = 0; i < 8; i += 4) {
-    const Vector ab0 = _mm256_unpacklo_ps(x[i], x[i + 1]);
-    const Vector ab1 = _mm256_unpackhi_ps(x[i], x[i + 1]);
-    const Vector cd0 = _mm256_unpacklo_ps(x[i + 2], x[i + 3]);
-    const Vector cd1 = _mm256_unpackhi_ps(x[i + 2], x[i + 3]);
-    y[i] = _mm256_shuffle_ps(ab0, cd0, 0x44);
-    y[i + 1] = _mm256_shuffle_ps(ab0, cd0, 0xee);
-    y[i + 2] = _mm256_shuffle_ps(ab1, cd1, 0x44);
-    y[i + 3] = _mm256_shuffle_ps(ab1, cd1, 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    x[i] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x20);
-    x[i + 4] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x31);
+FASTMTE_TARGET FASTMTE_INLINE void load_columns(const float* const* rows, int64_t first,
+                                                Vector (&x)[8]) {
+  FASTMTE_UNROLL
+  for (int j = 0; j < 8; j += 4) {
+    Vector y[4];
+    FASTMTE_UNROLL
+    for (int i = 0; i < 4; ++i)
+      y[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[i] + first + j)),
+                                  _mm_loadu_ps(rows[i + 4] + first + j), 1);
+    const Vector ab0 = _mm256_unpacklo_ps(y[0], y[1]), ab1 = _mm256_unpackhi_ps(y[0], y[1]);
+    const Vector cd0 = _mm256_unpacklo_ps(y[2], y[3]), cd1 = _mm256_unpackhi_ps(y[2], y[3]);
+    x[j] = _mm256_shuffle_ps(ab0, cd0, 0x44);
+    x[j + 1] = _mm256_shuffle_ps(ab0, cd0, 0xee);
+    x[j + 2] = _mm256_shuffle_ps(ab1, cd1, 0x44);
+    x[j + 3] = _mm256_shuffle_ps(ab1, cd1, 0xee);
   }
 }
 

@@ -56,6 +56,12 @@ FASTMTE_INLINE Vector where_negative(Vector x, Vector yes, Vector no) {
   return where(x < Vector{}, yes, no);
 }
 
+FASTMTE_INLINE Vector shifted(Vector x, Scalar last) {
+  for (int lane = 1; lane < kWidth; ++lane) x[lane - 1] = x[lane];
+  x[kWidth - 1] = last;
+  return x;
+}
+
 FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vector d, Scalar* to) {
   const Vector all[] = {a, b, c, d};
   for (int i = 0; i < 4; ++i) {
@@ -64,11 +70,12 @@ FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vector d, Scalar* to
   }
 }
 
-FASTMTE_INLINE void transpose(Vector (&x)[kWidth]) {
-  Scalar values[kWidth][kWidth];
-  std::memcpy(values, x, sizeof values);
-  for (int i = 0; i < kWidth; ++i)
-    for (int lane = 0; lane < kWidth; ++lane) x[i][lane] = values[lane][i];
+FASTMTE_INLINE void load_columns(const Scalar* const* rows, int64_t first, Vector (&x)[8]) {
+  for (int j = 0; j < 8; ++j) {
+    Scalar lanes[kWidth];
+    for (int lane = 0; lane < kWidth; ++lane) lanes[lane] = rows[lane][first + j];
+    x[j] = load(lanes);
+  }
 }
 
 #include "vector_math.h"
