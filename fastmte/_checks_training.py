@@ -109,9 +109,7 @@ def map_conv_weights(
             raise RuntimeError(f"{op}: {name} must be 2 sizes, got {len(pair)}")
         for i in range(2):
             at_least(op, f"{name}[{i}]", pair[i], 0 if name == "padding" else 1)
-    for name, channels in (("inputs", x.size(3)), ("outputs", gradient.size(3))):
-        if channels == 0 or channels % SIDE:
-            raise RuntimeError(f"{op}: {name} must be a multiple of {SIDE}, got {channels}")
+    _blocks(op, x.size(3), gradient.size(3))
     room = [x.size(1 + i) + 2 * padding[i] for i in range(2)]
     for i in range(2):
         if room[i] < kernel[i]:
@@ -119,6 +117,21 @@ def map_conv_weights(
     sizes = [(room[i] - kernel[i]) // stride[i] + 1 for i in range(2)]
     for dim, want in enumerate((x.size(0), *sizes)):
         _size(op, f"gradient.size({dim})", gradient.size(dim), want)
+
+
+def map_conv_pack(weight: Tensor) -> None:
+    """Check everything."""
+    op = "map_conv_pack"
+    tensor(op, "weight", weight, 4, [torch.float32], weight)
+    _blocks(op, weight.size(3), weight.size(0))
+    for dim in (1, 2):
+        at_least(op, f"weight.size({dim})", weight.size(dim), 1)
+
+
+def _blocks(op: str, inputs: int, outputs: int) -> None:
+    for name, channels in (("inputs", inputs), ("outputs", outputs)):
+        if channels == 0 or channels % SIDE:
+            raise RuntimeError(f"{op}: {name} must be a multiple of {SIDE}, got {channels}")
 
 
 def patch_products(x: Tensor) -> None:

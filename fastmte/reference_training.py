@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from fastmte import _checks_training as _checks
+from fastmte.packing import packed
 
 Pair = Sequence[int]
 
@@ -281,3 +282,10 @@ def map_conv_weights(
     g, x = gradient.permute(0, 3, 1, 2).float(), x.permute(0, 3, 1, 2).float()
     dweight = conv2d_weight(x, shape, g, list(stride), list(padding))
     return dweight.permute(0, 2, 3, 1).contiguous()
+
+
+def map_conv_pack(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`fastmte.training_conv.map_conv_pack`."""
+    _checks.map_conv_pack(weight)
+    plain = weight.permute(0, 3, 1, 2).to(torch.bfloat16)
+    return packed(plain), packed(plain.transpose(0, 1).flip(2, 3))

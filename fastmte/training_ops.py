@@ -13,9 +13,17 @@ from torch import Tensor
 
 from fastmte import reference_training as reference
 from fastmte._library import OPERATORS, define
+from fastmte.training_conv import map_conv
 from fastmte.training_stem import patch_moments, vgg_stem_train
 
-__all__ = ["bn_act_pool", "bn_add_relu", "member_adam_", "patch_moments", "vgg_stem_train"]
+__all__ = [
+    "bn_act_pool",
+    "bn_add_relu",
+    "map_conv",
+    "member_adam_",
+    "patch_moments",
+    "vgg_stem_train",
+]
 
 Pair = Sequence[int]
 

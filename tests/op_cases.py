@@ -18,6 +18,7 @@ TRAINING = {  # on a GPU the ensemble trains as a module
     "bn_add_relu",
     "bn_add_relu_backward",
     "channel_moments",
+    "map_conv_pack",
     "map_conv_weights",
     "member_adam_",
     "patch_products",

@@ -170,8 +170,8 @@ def test_gradients_on_matrix_units_are_as_exact_as_autocasts(
     backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple] = []
-    real = training.map_conv
-    monkeypatch.setattr(training, "map_conv", lambda *a: calls.append(a) or real(*a))
+    real = training.ops.map_conv
+    monkeypatch.setattr(training.ops, "map_conv", lambda *a: calls.append(a) or real(*a))
     monkeypatch.setattr(training, "has_bf16", lambda device: True)
     exact = FusedEnsemble.create(backbone, [0, 1, 1], seed=3).double().train()
     exact.dropout.p = 0.0

@@ -18,7 +18,6 @@ from fastmte.models.stages import Activation, ConvStage, Stage
 from fastmte.packing import SIDE
 from fastmte.plan.precision import has_bf16
 from fastmte.plan.shared_input import SharedInput, shared_input
-from fastmte.training_conv import map_conv
 
 TrainChoice = Literal["auto", "fused", "module"]
 _MOST_POINTS = 256  # of a pooling window of ``bn_act_pool``
@@ -166,7 +165,7 @@ class _Run:
         """Return the stage's convolution (B, H, W, C) without its bias."""
         conv, weight = stage.conv, self._own(stage.conv.weight, k)
         if self._is_tiled(weight):
-            return map_conv(x, weight, conv.stride, conv.padding)  # type: ignore[arg-type]
+            return ops.map_conv(x, weight, conv.stride, conv.padding)  # type: ignore[arg-type]
         if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
             return F.linear(x, weight.flatten(1).to(self.dtype))
         y = F.conv2d(x.permute(0, 3, 1, 2), weight.to(self.dtype), None, conv.stride, conv.padding)

@@ -1,4 +1,4 @@
-"""map_conv_weights and map_conv: torch's gradients in float64 are the judge."""
+"""map_conv, map_conv_weights and map_conv_pack: torch's gradients in float64 are the judge."""
 
 import math
 
@@ -9,7 +9,8 @@ from op_cases import maps_of, on_threads, refuses, saved_on
 from torch.testing import assert_close
 
 from fastmte import reference_training
-from fastmte.training_conv import map_conv
+from fastmte.packing import unpacked
+from fastmte.training_conv import map_conv, map_conv_pack
 
 # (B, H, W, I), O, (h, w), stride, padding
 CASES = {
@@ -137,6 +138,8 @@ def test_opcheck(device):
     gradient, x, kernel, stride, padding = case_of("strided", device)
     case = gradient, x, kernel, list(stride), list(padding)
     torch.library.opcheck(torch.ops.fastmte.map_conv_weights.default, case)
+    weight = maps_of((64, 3, 1, 32), device=device)
+    torch.library.opcheck(torch.ops.fastmte.map_conv_pack.default, (weight,))
 
 
 @pytest.mark.parametrize("name", ["odd sizes", "strided", "projection", "one value"])
@@ -162,19 +165,56 @@ def test_map_conv_is_torchs_convolution(name, device):
     assert_close(found[1].double(), of_weights, rtol=1e-4, atol=1e-5 * scale)
 
 
+@pytest.fixture(params=["dispatched", "reference"])
+def pack(request):
+    return reference_training.map_conv_pack if request.param == "reference" else map_conv_pack
+
+
+@pytest.mark.parametrize("shape", [(32, 1, 1, 32), (96, 3, 3, 64), (64, 2, 5, 128)])
+def test_packed_weights_are_those_of_both_convolutions(pack, shape, device):
+    weight = maps_of(shape, device=device)
+    weight[3, 0, 0, 7] = math.nan
+    plain = weight.permute(0, 3, 1, 2).bfloat16()
+    turned = plain.transpose(0, 1).flip(2, 3)
+    for actual, expected in zip(pack(weight), (plain, turned), strict=True):
+        assert_close(unpacked(actual), expected, rtol=0, atol=0, equal_nan=True)
+    strided = weight.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    for actual, expected in zip(pack(strided), pack(weight), strict=True):
+        assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_packing_refuses(pack, device):
+    half = torch.zeros(32, 1, 1, 32, device=device).bfloat16()
+    with refuses("map_conv_pack: weight must be Float, got BFloat16"):
+        pack(half)
+    with refuses("map_conv_pack: inputs must be a multiple of 32, got 48"):
+        pack(torch.zeros(32, 1, 1, 48, device=device))
+    with refuses("map_conv_pack: outputs must be a multiple of 32, got 16"):
+        pack(torch.zeros(16, 1, 1, 32, device=device))
+    with refuses("map_conv_pack: weight.size(1) must be at least 1, got 0"):
+        pack(torch.zeros(32, 0, 1, 32, device=device))
+
+
 SAVE = """
 import sys, torch
 from fastmte import training_conv
-from test_ops_map_conv_weights import CASES, case_of
+from test_training_conv import CASES, case_of, maps_of
 op = torch.ops.fastmte.map_conv_weights
 names = [name for name in CASES if name != "groups of segments"]
-torch.save({name: op(*case_of(name)) for name in names}, sys.argv[1])
+out = {name: op(*case_of(name)) for name in names}
+out["packed"] = training_conv.map_conv_pack(maps_of((64, 3, 3, 32)))
+torch.save(out, sys.argv[1])
 """
 
 
 @pytest.mark.parametrize("isa", ["0", "1", "2"])
 def test_every_instruction_set_computes_it(tmp_path, isa):
-    for name, actual in saved_on(isa, SAVE, tmp_path).items():
+    saved = saved_on(isa, SAVE, tmp_path)
+    for actual, expected in zip(
+        saved.pop("packed"), reference_training.map_conv_pack(maps_of((64, 3, 3, 32))), strict=True
+    ):
+        assert torch.equal(actual, expected)
+    for name, actual in saved.items():
         expected = exact(*case_of(name))
         atol = 1e-5 * float(expected.abs().max())
         assert_close(actual.double(), expected, rtol=1e-4, atol=atol)
