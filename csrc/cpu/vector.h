@@ -131,6 +131,31 @@ FASTMTE_TARGET FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vecto
   sum_lanes_of_256(halved(a), halved(b), halved(c), halved(d), to);
 }
 
+// Lane i of vector j becomes lane j of vector i.
+FASTMTE_TARGET FASTMTE_INLINE void transpose(Vector (&x)[kWidth]) {
+  Vector y[kWidth];
+  for (int i = 0; i < 16; i += 4) {  // 4 x 4 in each quarter of the lanes
+    const Vector ab0 = _mm512_maskz_unpacklo_ps(kAll, x[i], x[i + 1]);
+    const Vector ab1 = _mm512_maskz_unpackhi_ps(kAll, x[i], x[i + 1]);
+    const Vector cd0 = _mm512_maskz_unpacklo_ps(kAll, x[i + 2], x[i + 3]);
+    const Vector cd1 = _mm512_maskz_unpackhi_ps(kAll, x[i + 2], x[i + 3]);
+    y[i] = _mm512_maskz_shuffle_ps(kAll, ab0, cd0, 0x44);
+    y[i + 1] = _mm512_maskz_shuffle_ps(kAll, ab0, cd0, 0xee);
+    y[i + 2] = _mm512_maskz_shuffle_ps(kAll, ab1, cd1, 0x44);
+    y[i + 3] = _mm512_maskz_shuffle_ps(kAll, ab1, cd1, 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {  // then the quarters
+    const Vector even0 = _mm512_maskz_shuffle_f32x4(kAll, y[i], y[i + 4], 0x88);
+    const Vector odd0 = _mm512_maskz_shuffle_f32x4(kAll, y[i], y[i + 4], 0xdd);
+    const Vector even1 = _mm512_maskz_shuffle_f32x4(kAll, y[i + 8], y[i + 12], 0x88);
+    const Vector odd1 = _mm512_maskz_shuffle_f32x4(kAll, y[i + 8], y[i + 12], 0xdd);
+    x[i] = _mm512_maskz_shuffle_f32x4(kAll, even0, even1, 0x88);
+    x[i + 8] = _mm512_maskz_shuffle_f32x4(kAll, even0, even1, 0xdd);
+    x[i + 4] = _mm512_maskz_shuffle_f32x4(kAll, odd0, odd1, 0x88);
+    x[i + 12] = _mm512_maskz_shuffle_f32x4(kAll, odd0, odd1, 0xdd);
+  }
+}
+
 // Lane i of vector j is rows[i][first + j]. Halves of rows are put beside one another as they are
 // loaded, which leaves three shuffles a vector.
 FASTMTE_TARGET FASTMTE_INLINE void load_columns(const float* const* rows, int64_t first,
@@ -222,6 +247,24 @@ FASTMTE_TARGET FASTMTE_INLINE Vector shifted(Vector x, float last) {
 
 FASTMTE_TARGET FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vector d, float* to) {
   sum_lanes_of_256(a, b, c, d, to);
+}
+
+FASTMTE_TARGET FASTMTE_INLINE void transpose(Vector (&x)[kWidth]) {
+  Vector y[kWidth];
+  for (int i = 0; i < 8; i += 4) {
+    const Vector ab0 = _mm256_unpacklo_ps(x[i], x[i + 1]);
+    const Vector ab1 = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    const Vector cd0 = _mm256_unpacklo_ps(x[i + 2], x[i + 3]);
+    const Vector cd1 = _mm256_unpackhi_ps(x[i + 2], x[i + 3]);
+    y[i] = _mm256_shuffle_ps(ab0, cd0, 0x44);
+    y[i + 1] = _mm256_shuffle_ps(ab0, cd0, 0xee);
+    y[i + 2] = _mm256_shuffle_ps(ab1, cd1, 0x44);
+    y[i + 3] = _mm256_shuffle_ps(ab1, cd1, 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    x[i] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x20);
+    x[i + 4] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x31);
+  }
 }
 
 FASTMTE_TARGET FASTMTE_INLINE void load_columns(const float* const* rows, int64_t first,

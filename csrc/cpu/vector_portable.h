@@ -70,6 +70,13 @@ FASTMTE_INLINE void sum_lanes(Vector a, Vector b, Vector c, Vector d, Scalar* to
   }
 }
 
+FASTMTE_INLINE void transpose(Vector (&x)[kWidth]) {
+  Scalar values[kWidth][kWidth];
+  std::memcpy(values, x, sizeof values);
+  for (int i = 0; i < kWidth; ++i)
+    for (int lane = 0; lane < kWidth; ++lane) x[i][lane] = values[lane][i];
+}
+
 FASTMTE_INLINE void load_columns(const Scalar* const* rows, int64_t first, Vector (&x)[8]) {
   for (int j = 0; j < 8; ++j) {
     Scalar lanes[kWidth];
