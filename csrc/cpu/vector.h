@@ -23,7 +23,7 @@ namespace fastmte {
 
 using torch::headeronly::BFloat16;
 
-// n values that begin at a cache line, unset.
+// n zeros that begin at a cache line.
 template <typename T>
 class Aligned {
  public:
