@@ -102,27 +102,54 @@ FASTMTE_TARGET void moments(const T* x, int64_t n_rows, int64_t channels, double
   }
 }
 
+// Adds kRowsPerSum rows, or fewer, of kVectors vectors of channels, n channels in all.
+template <int kVectors, Activation kActivation, typename T>
+FASTMTE_TARGET FASTMTE_INLINE void add_gradients(const T* gradient, const T* x, const T* out,
+                                                 int64_t n_rows, int64_t channels, int64_t n,
+                                                 const Scalar* mean, double* sums,
+                                                 double* products) {
+  Vector origin[kVectors], sum[kVectors] = {}, product[kVectors] = {};
+  for (int v = 0; v < kVectors; ++v) origin[v] = load_first(mean + v * kWidth, n - v * kWidth);
+  for (int64_t at = 0; at < n_rows * channels; at += channels)
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t i = at + v * kWidth, n_here = n - v * kWidth;
+      const Vector g = through_activation(load_first(gradient + i, n_here),
+                                          load_first(out + i, n_here), kActivation);
+      sum[v] += g;
+      product[v] = fma(g, load_first(x + i, n_here) - origin[v], product[v]);
+    }
+  for (int v = 0; v < kVectors; ++v) {
+    add_lanes(sums + v * kWidth, sum[v], n - v * kWidth);
+    add_lanes(products + v * kWidth, product[v], n - v * kWidth);
+  }
+}
+
+template <Activation kActivation, typename T>
+FASTMTE_TARGET void gradient_sums_of(const T* gradient, const T* x, const T* out, int64_t n_rows,
+                                     int64_t channels, const Scalar* mean, double* sums) {
+  constexpr int64_t kTile = kMomentVectors * kWidth;
+  for (int64_t row = 0; row < n_rows; row += kRowsPerSum) {
+    const int64_t n_here = std::min(kRowsPerSum, n_rows - row), at = row * channels;
+    int64_t c = 0;
+    for (; c + kTile <= channels; c += kTile)
+      add_gradients<kMomentVectors, kActivation>(gradient + at + c, x + at + c, out + at + c,
+                                                 n_here, channels, kTile, mean + c, sums + c,
+                                                 sums + channels + c);
+    for (; c < channels; c += kWidth)
+      add_gradients<1, kActivation>(gradient + at + c, x + at + c, out + at + c, n_here, channels,
+                                    channels - c, mean + c, sums + c, sums + channels + c);
+  }
+}
+
 // Sums over rows (n_rows, C) of g and of g (x - mean), g being the gradient before the activation.
 template <typename T>
 FASTMTE_TARGET void gradient_sums(const T* gradient, const T* x, const T* out, int64_t n_rows,
                                   int64_t channels, const Scalar* mean, Activation activation,
                                   double* sums) {
-  for (int64_t row = 0; row < n_rows; row += kRowsPerSum) {
-    const int64_t last = std::min(n_rows, row + kRowsPerSum);
-    for (int64_t c = 0; c < channels; c += kWidth) {
-      const int64_t n = channels - c;
-      const Vector origin = load_first(mean + c, n);
-      Vector sum{}, product{};
-      for (int64_t at = row * channels + c; at < last * channels; at += channels) {
-        const Vector g =
-            through_activation(load_first(gradient + at, n), load_first(out + at, n), activation);
-        sum += g;
-        product = fma(g, load_first(x + at, n) - origin, product);
-      }
-      add_lanes(sums + c, sum, n);
-      add_lanes(sums + channels + c, product, n);
-    }
-  }
+  const auto add = activation == Activation::kRelu  ? gradient_sums_of<Activation::kRelu, T>
+                   : activation == Activation::kElu ? gradient_sums_of<Activation::kElu, T>
+                                                    : gradient_sums_of<Activation::kNone, T>;
+  add(gradient, x, out, n_rows, channels, mean, sums);
 }
 
 // What normalises a vector of channels.
