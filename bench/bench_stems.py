@@ -1,4 +1,4 @@
-"""The layers of the backbones: vgg_stem, resnet_stem, conv_pool_act, pool_act.
+"""The layers of the backbones: vgg_stem, resnet_stem, conv_pool_act, residual_blocks, pool_act.
 
 The other side is what a network of torch.nn does with the same weights, in turn for
 each of K members. The limit of a stem is a matrix product of as many operations, that of
@@ -108,6 +108,48 @@ def test_conv_pool_act(versus, name):
         size=f"{size} -> {outputs}, {pool[0]} x {pool[1]}",
         instead="oneDNN's prepacked convolution, then `pool_act`",
         limit=_product(2 * side**2 * shape[3] * outputs * shape[0] * shape[1] * shape[2]),
+        same=near,
+        rounds=15,
+    )
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this CPU has no AMX")
+def test_residual_blocks(versus):
+    """The first stage of the paper's ResNet: two blocks, the first with a projected shortcut."""
+    x = _random(1, 24, 342, 64).bfloat16()
+    shapes = ((64, 64, 3, 3), (64, 64, 1, 1), (64, 64, 1, 1))
+    conv, project, shortcut = (
+        (_random(*shape) / (shape[1] * shape[2] ** 2) ** 0.5).bfloat16() for shape in shapes
+    )
+    tiles, bias = [[packed(w)] * 2 for w in (conv, project)], [_random(64) / 4] * 4
+    own = [packed(shortcut), x.new_empty(0)]
+    half = bias[0].bfloat16()
+    others = [
+        PackedConvolution(w, b, (1, 1), (w.size(2) // 2,) * 2, 1, is_relu=is_relu)
+        for w, b, is_relu in (
+            (conv, half, True),
+            (project, half, True),
+            (shortcut, torch.zeros_like(half), False),
+        )
+    ]
+
+    def separately() -> Tensor:
+        with torch.inference_mode():
+            maps = x.permute(0, 3, 1, 2)
+            y = others[1](others[0](maps), others[2](maps))
+            return others[1](others[0](y), y).permute(0, 2, 3, 1)
+
+    def near(actual: Tensor, expected: Tensor) -> None:  # whose shortcut is rounded before the sum
+        torch.testing.assert_close(actual, expected, rtol=2.0**-5, atol=2.0**-5)
+
+    n_products = 2 * conv.numel() + 2 * project.numel() + shortcut.numel()
+    versus(
+        lambda: ops.residual_blocks(x, *tiles, own, bias, [1, 1]),
+        separately,
+        what="`residual_blocks`, two of 64 channels, bfloat16",
+        size="1 x 24 x 342 x 64",
+        instead="oneDNN's prepacked convolutions",
+        limit=_product(2 * n_products * x[0, :, :, 0].numel()),
         same=near,
         rounds=15,
     )
