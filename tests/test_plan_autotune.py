@@ -128,6 +128,14 @@ def test_the_default_stays_unless_another_is_a_twentieth_faster(ensemble, machin
     assert machine.choice(ensemble, batch_size=8)[0] == "separate:4"
 
 
+def test_grouped_convolutions_must_save_a_tenth(ensemble, machine):
+    machine.seconds = {"separate:1": 0.012, "separate:2": 0.01, "separate:4": 0.0094}
+    machine.seconds |= {"separate:8": 0.012, "grouped:1": 0.0092}
+    assert machine.choice(ensemble)[0] == "separate:4", "one member stands for both"
+    machine.seconds["grouped:1"] = 0.0089
+    assert machine.choice(ensemble, batch_size=8)[0] == "grouped:1"
+
+
 def test_one_member_is_measured_for_all(machine):
     machine.seconds = dict.fromkeys(("separate:1", "separate:2", "separate:4"), 0.01)
     _, measured = machine.choice(FusedEnsemble.create("staged", [0, 1, 2, 3, 0]))
@@ -149,6 +157,18 @@ def test_all_of_it_ends_in_time(machine, members, building, song):
         choice, measured = machine.choice(ensemble, batch)
         assert 0 < machine.now <= autotune.BUDGET
         assert choice in measured
+
+
+def test_compiling_is_no_part_of_choosing(ensemble, machine, monkeypatch):
+    names = ["separate:1", "separate:2", "separate:4", "separate:8", "grouped:1"]
+    machine.seconds = dict.fromkeys(names, 0.01)
+    machine.slowdown = lambda plan: 1000 if len(machine.passes) == 0 else 1
+    assert set(machine.choice(ensemble)[1]) == {"separate:2"}
+    machine.passes.clear()
+    monkeypatch.setattr(contest, "status", lambda: {"tier": "numba"})
+    measured = machine.choice(ensemble, batch_size=8)[1]
+    assert set(names) == set(measured)
+    assert measured["separate:2"] == pytest.approx(10), "the first pass does not count"
 
 
 def test_more_songs_than_there_is_time_for_are_left_out(ensemble, machine):
