@@ -81,6 +81,7 @@ class Machine:
 def machine(monkeypatch):
     machine = Machine()
     monkeypatch.setattr(contest, "InferencePlan", machine.plan)
+    monkeypatch.setattr(contest, "status", lambda: {"tier": "native"})
     for clock in ("monotonic", "perf_counter", "thread_time"):
         monkeypatch.setattr(contest.time, clock, lambda: machine.now)
     return machine
