@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastmte._checks import ACTIVATIONS
 from fastmte._checks import _check_at_least as at_least
 from fastmte._checks import _check_equal as equal
 from fastmte._checks import _check_tensor as tensor
+from fastmte._checks_maps import ACTIVATIONS
 from fastmte.packing import SIDE
 
 _MAPS = [torch.float32, torch.bfloat16, torch.float64]

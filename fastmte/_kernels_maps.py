@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastmte import _checks
+from fastmte import _checks_maps as _checks
 
 Array = NDArray[Any]
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmte import _checks
+from fastmte import _checks_maps as _checks
 from fastmte.packing import unpacked
 
 
