@@ -18,6 +18,7 @@ _HOME = {  # public name -> module that defines it
     "KMeansElbow": "partition",
     "LabelCentroids": "partition",
     "MelConfig": "mel",
+    "MelSpectrogram": "transforms",
     "Partition": "partition",
     "create_backbone": "models",
     "crop_mels": "ops",

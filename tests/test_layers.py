@@ -30,7 +30,7 @@ LAYERS = [
     {"training_ops"},
     {"synchronised"},
     {"audio", "mel", "crop", "features", "labels", "metrics", "models", "partition"},
-    {"data", "ensemble", "checkpoint"},
+    {"data", "ensemble", "checkpoint", "transforms"},
     {"plan"},
     {"embed", "runs", "convert", "export"},
     {"train", "predict", "report"},
