@@ -471,10 +471,12 @@ def test_what_is_not_in_memory_is_fetched_as_one_piece(
 ) -> None:
     np.save(tmp_path / "a.npy", np.ones((96, 100), np.float32))
     store = MelStore.from_npy([tmp_path / "a.npy"])
-    asked = []
+    asked, read = [], os.preadv
 
-    def waits(*_: object) -> int:
-        raise BlockingIOError
+    def waits(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags & os.RWF_NOWAIT:
+            raise BlockingIOError
+        return read(descriptor, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", waits)
     monkeypatch.setattr(os, "posix_fadvise", lambda _, *place: asked.append(place))
