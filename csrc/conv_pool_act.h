@@ -29,6 +29,12 @@ struct ConvSizes {
   int64_t padded_columns() const { return columns + 2 * column_pad; }
 };
 
+// Maps (B, H, W, C) have points, of which there may be no songs.
+inline void check_maps(const char* op, const Tensor& x) {
+  for (int i = 1; i < 4; ++i)
+    check_at_least(op, ("x.size(" + std::to_string(i) + ")").c_str(), x.size(i), 1);
+}
+
 inline ConvSizes check_conv_pool_act(const Tensor& x, const Tensor& weight, const Tensor& bias,
                                      const std::optional<Tensor>& onto,
                                      const std::vector<int64_t>& stride,
@@ -38,6 +44,7 @@ inline ConvSizes check_conv_pool_act(const Tensor& x, const Tensor& weight, cons
   check_tensor(kOp, "x", x, 4, {ScalarType::BFloat16}, x);
   check_tensor(kOp, "weight", weight, 8, {ScalarType::BFloat16}, x);
   check_tensor(kOp, "bias", bias, 1, {ScalarType::Float}, x);
+  check_maps(kOp, x);
   FASTMTE_CHECK(
       weight.size(4) == 2 && weight.size(5) == 16 && weight.size(6) == 16 && weight.size(7) == 2,
       kOp, ": weight must be that of fastmte.packing.packed");

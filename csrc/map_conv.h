@@ -48,8 +48,10 @@ class MapTaps {
         reach = std::max(reach, std::abs(taps.back().column));
         above = std::max(above, -taps.back().row);
         below = std::max(below, taps.back().row);
+        const int64_t columns = planes[taps.back().plane].columns;
+        // An odd tap reads pairs that begin one further on: the last has its second point.
         pitch = std::max({pitch, sizes.out_columns() + taps.back().column,
-                          planes[taps.back().plane].columns - taps.back().column});
+                          columns - taps.back().column, columns + (taps.back().column & 1)});
       }
     for (const MapPlane& plane : planes) pitch = std::max(pitch, plane.columns);
     pitch = (std::max(pitch, sizes.out_columns()) + 1) / 2 * 2;

@@ -26,6 +26,7 @@ inline void check_packed(const char* op, const std::string& name, const Tensor& 
   FASTMTE_CHECK(
       weight.size(4) == 2 && weight.size(5) == 16 && weight.size(6) == 16 && weight.size(7) == 2,
       op, ": ", name, " must be that of fastmte.packing.packed");
+  check_at_least(op, (name + ".size(0)").c_str(), weight.size(0), 1);
 }
 
 inline void check_kernel(const char* op, const std::string& name, const Tensor& weight,
@@ -105,13 +106,11 @@ inline std::vector<ResidualSizes> check_residual_blocks(const Tensor& x,
   check_tensor(kOp, "x", x, 4, {ScalarType::BFloat16}, x);
   const int64_t n = weight.size();
   check_at_least(kOp, "blocks", n, 1);
-  for (int i = 1; i < 4; ++i)
-    check_at_least(kOp, ("x.size(" + std::to_string(i) + ")").c_str(), x.size(i), 1);
-  const std::string blocks = "blocks";
+  check_maps(kOp, x);
   check_equal(kOp, "project", project.size(), "weight", n);
   check_equal(kOp, "shortcut", shortcut.size(), "weight", n);
-  check_equal(kOp, "bias", bias.size(), "twice weight", 2 * n);
   check_equal(kOp, "stride", stride.size(), "weight", n);
+  check_equal(kOp, "bias", bias.size(), "twice weight", 2 * n);
   std::vector<ResidualSizes> all;
   ConvSizes before{x.size(0), x.size(1), x.size(2), 0, x.size(3), 1, 1, 1, 1, 0, 0, 1, 1};
   for (int64_t i = 0; i < n; ++i) {

@@ -90,6 +90,7 @@ def conv_pool_act(
     _check_tensor(op, "x", x, 4, [torch.bfloat16], x)
     _check_tensor(op, "weight", weight, 8, [torch.bfloat16], x)
     _check_tensor(op, "bias", bias, 1, [torch.float32], x)
+    _check_maps(op, x)
     if tuple(weight.shape[4:]) != (2, 16, 16, 2):
         raise RuntimeError(f"{op}: weight must be that of fastmte.packing.packed")
     _check_at_least(op, "weight.size(1)", weight.size(1), 1)
@@ -127,8 +128,7 @@ def residual_blocks(
     op, n = "residual_blocks", len(weight)
     _check_tensor(op, "x", x, 4, [torch.bfloat16], x)
     _check_at_least(op, "blocks", n, 1)
-    for i in range(1, 4):
-        _check_at_least(op, f"x.size({i})", x.size(i), 1)
+    _check_maps(op, x)
     for name, values in (("project", project), ("shortcut", shortcut), ("stride", stride)):
         _check_equal(op, name, len(values), "weight", n)
     _check_equal(op, "bias", len(bias), "twice weight", 2 * n)
@@ -176,10 +176,17 @@ def _check_packed(op: str, name: str, weight: Tensor, x: Tensor, is_point: bool)
     _check_tensor(op, name, weight, 8, [torch.bfloat16], x)
     if tuple(weight.shape[4:]) != (2, 16, 16, 2):
         raise RuntimeError(f"{op}: {name} must be that of fastmte.packing.packed")
+    _check_at_least(op, f"{name}.size(0)", weight.size(0), 1)
     for i in (1, 2):
         size, want = weight.size(i), "1" if is_point else "odd"
         if size != 1 if is_point else size % 2 != 1:
             raise RuntimeError(f"{op}: {name}.size({i}) must be {want}, got {size}")
+
+
+def _check_maps(op: str, x: Tensor) -> None:
+    """Refuse maps (B, H, W, C) without points; there may be no songs."""
+    for i in range(1, 4):
+        _check_at_least(op, f"x.size({i})", x.size(i), 1)
 
 
 def _check_two(op: str, name: str, sizes: Sequence[int], least: int) -> None:

@@ -152,6 +152,14 @@ ERRORS = {
         dict(weight=torch.zeros(1, 3, 0, 1, 2, 16, 16, 2).bfloat16()),
         "weight.size(2) must be at least 1, got 0",
     ),
+    "no columns": (
+        dict(x=torch.zeros(1, 4, 0, 32).bfloat16()),
+        "x.size(2) must be at least 1, got 0",
+    ),
+    "no channels": (
+        dict(x=torch.zeros(1, 4, 5, 0).bfloat16()),
+        "x.size(3) must be at least 1, got 0",
+    ),
     "inputs": (
         dict(x=torch.zeros(1, 4, 5, 64).bfloat16()),
         "x.size(3) and the weight's inputs must be equal, got 64 and 32",

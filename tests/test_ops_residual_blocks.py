@@ -30,6 +30,7 @@ CASES = {
         [(64, 192, (3, 3), 1), (192, 192, (3, 3), 1), (32, 192, (3, 3), 1)],
     ),
     "two chains": ((1, 9, 40, 128), [(128, 128, (3, 3), 1)] * 4),
+    "a stride beyond the map": ((2, 4, 5, 32), [(32, 32, (3, 3), 1), (32, 32, (3, 3), 1 << 30)]),
     "no songs": ((0, 4, 6, 32), [(32, 32, (3, 3), 1)]),
 }
 
@@ -159,6 +160,18 @@ ERRORS = {
     "no rows": (dict(x=torch.zeros(1, 0, 5, 32).bfloat16()), "x.size(1) must be at least 1, got 0"),
     "no blocks": (dict(weight=[]), "blocks must be at least 1, got 0"),
     "projects": (dict(project=[]), "project and weight must be equal, got 0 and 1"),
+    "no columns": (
+        dict(x=torch.zeros(1, 4, 0, 32).bfloat16()),
+        "x.size(2) must be at least 1, got 0",
+    ),
+    "nothing between": (
+        dict(weight=[torch.zeros(0, 3, 3, 1, *_TILES).bfloat16()]),
+        "weight[0].size(0) must be at least 1, got 0",
+    ),
+    "biases and strides": (
+        dict(bias=[torch.zeros(32)], stride=[1, 1]),
+        "stride and weight must be equal, got 2 and 1",
+    ),
     "biases": (
         dict(bias=[torch.zeros(32)]),
         "bias and twice weight must be equal, got 1 and 2",

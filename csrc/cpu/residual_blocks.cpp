@@ -106,7 +106,7 @@ class Chain {
 
   // Of the input of a block: what a row of its convolution reads, and so of its shortcut.
   Rows held_for(const ConvSizes& sizes) {
-    const int64_t n = sizes.kernel_rows + sizes.row_stride;
+    const int64_t n = std::min(sizes.kernel_rows + sizes.row_stride, sizes.n_songs * sizes.rows);
     buffers_.emplace_back(n * sizes.columns * sizes.inputs);
     return {buffers_.back().data(), n};
   }
