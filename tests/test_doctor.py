@@ -142,6 +142,7 @@ def test_advice_for_a_gpu_without_kernels(facts):
         **facts["operators"],
         "tier": "native",
         "error": None,
+        "operators": {"crop_mels": {"cpu": "native"}},
         "libraries": {"cpu": "x", "cuda": None},
         "build": {"cuda_reason": "no CUDA compiler (nvcc) was found"},
     }

@@ -9,6 +9,7 @@ from op_cases import maps_of, on_threads, refuses, saved_on
 from torch.testing import assert_close
 
 from fastmte import reference_training
+from fastmte._library import has_kernel
 from fastmte.packing import unpacked
 from fastmte.training_conv import map_conv, map_conv_pack
 
@@ -89,6 +90,8 @@ def test_strided_tensors_and_no_songs(weights, device):
 
 @pytest.mark.parametrize("name", CASES)
 def test_threads_change_no_bit(name):
+    if not has_kernel("map_conv_weights", "cpu"):
+        pytest.skip("torch's convolution divides its sums among threads")
     case = case_of(name)
     op = torch.ops.fastmte.map_conv_weights
     one, *others = (on_threads(n, lambda: op(*case)) for n in (1, 2, 3))
