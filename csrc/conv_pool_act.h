@@ -26,13 +26,19 @@ struct ConvSizes {
   }
   int64_t out_rows() const { return conv_rows() / pool_rows; }
   int64_t out_columns() const { return conv_columns() / pool_columns; }
-  int64_t padded_columns() const { return columns + 2 * column_pad; }
 };
 
 // Maps (B, H, W, C) have points, of which there may be no songs.
 inline void check_maps(const char* op, const Tensor& x) {
   for (int i = 1; i < 4; ++i)
     check_at_least(op, ("x.size(" + std::to_string(i) + ")").c_str(), x.size(i), 1);
+}
+
+// Of a weight of 8 dimensions.
+inline void check_tiles(const char* op, const char* name, const Tensor& weight) {
+  FASTMTE_CHECK(
+      weight.size(4) == 2 && weight.size(5) == 16 && weight.size(6) == 16 && weight.size(7) == 2,
+      op, ": ", name, " must be that of fastmte.packing.packed");
 }
 
 inline ConvSizes check_conv_pool_act(const Tensor& x, const Tensor& weight, const Tensor& bias,
@@ -45,9 +51,7 @@ inline ConvSizes check_conv_pool_act(const Tensor& x, const Tensor& weight, cons
   check_tensor(kOp, "weight", weight, 8, {ScalarType::BFloat16}, x);
   check_tensor(kOp, "bias", bias, 1, {ScalarType::Float}, x);
   check_maps(kOp, x);
-  FASTMTE_CHECK(
-      weight.size(4) == 2 && weight.size(5) == 16 && weight.size(6) == 16 && weight.size(7) == 2,
-      kOp, ": weight must be that of fastmte.packing.packed");
+  check_tiles(kOp, "weight", weight);
   check_at_least(kOp, "weight.size(1)", weight.size(1), 1);
   check_at_least(kOp, "weight.size(2)", weight.size(2), 1);
   check_equal(kOp, "x.size(3)", x.size(3), "the weight's inputs", weight.size(3) * kConvInputs);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "check.h"
+#include "pool_act.h"
 
 namespace fastmte {
 
@@ -79,18 +80,6 @@ class MapTaps {
   }
 };
 
-inline void check_places(const char* op, const std::vector<int64_t>& kernel,
-                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding) {
-  const std::pair<const char*, const std::vector<int64_t>*> all[] = {
-      {"kernel", &kernel}, {"stride", &stride}, {"padding", &padding}};
-  for (const auto& [name, pair] : all) {
-    FASTMTE_CHECK(pair->size() == 2, op, ": ", name, " must be 2 sizes, got ", pair->size());
-    for (int i = 0; i < 2; ++i)
-      FASTMTE_CHECK((*pair)[i] >= (pair == &padding ? 0 : 1), op, ": ", name, "[", i,
-                    "] must be at least ", pair == &padding ? 0 : 1, ", got ", (*pair)[i]);
-  }
-}
-
 inline void check_blocks(const char* op, const char* name, int64_t channels) {
   FASTMTE_CHECK(channels > 0 && channels % kMapBlock == 0, op, ": ", name,
                 " must be a multiple of ", kMapBlock, ", got ", channels);
@@ -102,7 +91,9 @@ inline MapConvSizes check_map_conv(const char* op, int64_t n_songs, int64_t rows
                                    const std::vector<int64_t>& kernel,
                                    const std::vector<int64_t>& stride,
                                    const std::vector<int64_t>& padding) {
-  check_places(op, kernel, stride, padding);
+  check_two(op, "kernel", kernel, 1);
+  check_two(op, "stride", stride, 1);
+  check_two(op, "padding", padding, 0);
   check_blocks(op, "inputs", inputs);
   check_blocks(op, "outputs", outputs);
   const int64_t size[2] = {rows, columns};

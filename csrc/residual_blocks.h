@@ -23,9 +23,7 @@ struct ResidualSizes {
 inline void check_packed(const char* op, const std::string& name, const Tensor& weight,
                          const Tensor& x) {
   check_tensor(op, name.c_str(), weight, 8, {ScalarType::BFloat16}, x);
-  FASTMTE_CHECK(
-      weight.size(4) == 2 && weight.size(5) == 16 && weight.size(6) == 16 && weight.size(7) == 2,
-      op, ": ", name, " must be that of fastmte.packing.packed");
+  check_tiles(op, name.c_str(), weight);
   check_at_least(op, (name + ".size(0)").c_str(), weight.size(0), 1);
 }
 

@@ -91,8 +91,7 @@ def conv_pool_act(
     _check_tensor(op, "weight", weight, 8, [torch.bfloat16], x)
     _check_tensor(op, "bias", bias, 1, [torch.float32], x)
     _check_maps(op, x)
-    if tuple(weight.shape[4:]) != (2, 16, 16, 2):
-        raise RuntimeError(f"{op}: weight must be that of fastmte.packing.packed")
+    _check_tiles(op, "weight", weight)
     _check_at_least(op, "weight.size(1)", weight.size(1), 1)
     _check_at_least(op, "weight.size(2)", weight.size(2), 1)
     _check_equal(op, "x.size(3)", x.size(3), "the weight's inputs", weight.size(3) * 32)
@@ -174,13 +173,18 @@ def _check_residual_block(
 
 def _check_packed(op: str, name: str, weight: Tensor, x: Tensor, is_point: bool) -> None:
     _check_tensor(op, name, weight, 8, [torch.bfloat16], x)
-    if tuple(weight.shape[4:]) != (2, 16, 16, 2):
-        raise RuntimeError(f"{op}: {name} must be that of fastmte.packing.packed")
+    _check_tiles(op, name, weight)
     _check_at_least(op, f"{name}.size(0)", weight.size(0), 1)
     for i in (1, 2):
         size, want = weight.size(i), "1" if is_point else "odd"
         if size != 1 if is_point else size % 2 != 1:
             raise RuntimeError(f"{op}: {name}.size({i}) must be {want}, got {size}")
+
+
+def _check_tiles(op: str, name: str, weight: Tensor) -> None:
+    """Check the order of a weight of 8 dimensions."""
+    if tuple(weight.shape[4:]) != (2, 16, 16, 2):
+        raise RuntimeError(f"{op}: {name} must be that of fastmte.packing.packed")
 
 
 def _check_maps(op: str, x: Tensor) -> None:

@@ -9,6 +9,7 @@ from fastmte._checks import _check_at_least as at_least
 from fastmte._checks import _check_equal as equal
 from fastmte._checks import _check_tensor as tensor
 from fastmte._checks_maps import ACTIVATIONS
+from fastmte._checks_maps import _check_two as two
 from fastmte.packing import SIDE
 
 _MAPS = [torch.float32, torch.bfloat16, torch.float64]
@@ -104,11 +105,7 @@ def map_conv_weights(
     op = "map_conv_weights"
     tensor(op, "x", x, 4, [torch.bfloat16], x)
     tensor(op, "gradient", gradient, 4, [torch.bfloat16], x)
-    for name, pair in (("kernel", kernel), ("stride", stride), ("padding", padding)):
-        if len(pair) != 2:
-            raise RuntimeError(f"{op}: {name} must be 2 sizes, got {len(pair)}")
-        for i in range(2):
-            at_least(op, f"{name}[{i}]", pair[i], 0 if name == "padding" else 1)
+    _places(op, kernel, stride, padding)
     _blocks(op, x.size(3), gradient.size(3))
     room = [x.size(1 + i) + 2 * padding[i] for i in range(2)]
     for i in range(2):
@@ -259,19 +256,17 @@ def _statistics(op: str, mean: Tensor, variance: Tensor, maps: Tensor) -> None:
     equal(op, "variance.size(0)", len(variance), "x.size(3)", maps.size(3))
 
 
+def _places(op: str, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> None:
+    two(op, "kernel", kernel, 1)
+    two(op, "stride", stride, 1)
+    two(op, "padding", padding, 0)
+
+
 def _windows(
     op: str, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> list[int]:
     """Return the shape of the pooled maps."""
-    for name, pair, least in (
-        ("kernel", kernel, 1),
-        ("stride", stride, 1),
-        ("padding", padding, 0),
-    ):
-        if len(pair) != 2:
-            raise RuntimeError(f"{op}: {name} must be 2 sizes, got {len(pair)}")
-        for i in range(2):
-            at_least(op, f"{name}[{i}]", pair[i], least)
+    _places(op, kernel, stride, padding)
     sizes = []
     for i in range(2):
         room = x.size(1 + i) + 2 * padding[i]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastmte._library import has_kernel
 from fastmte.ensemble import FusedEnsemble, fuse
 from fastmte.models import _registry
-from fastmte.plan import training
+from fastmte.plan import tiled, training
 from fastmte.plan.training import TrainPlan
 
 MEMBER_OF_LABEL = [1, 0, 2, 0, 1, 1, 1]
@@ -172,7 +172,7 @@ def test_gradients_on_matrix_units_are_as_exact_as_autocasts(
     calls: list[tuple] = []
     real = training.ops.map_conv
     monkeypatch.setattr(training.ops, "map_conv", lambda *a: calls.append(a) or real(*a))
-    monkeypatch.setattr(training, "has_bf16", lambda device: True)
+    monkeypatch.setattr(tiled, "has_bf16", lambda device: True)
     exact = FusedEnsemble.create(backbone, [0, 1, 1], seed=3).double().train()
     exact.dropout.p = 0.0
     mels, truth = mels_of(backbone, 4).double(), songs(4)[1][:, :3]

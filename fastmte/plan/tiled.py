@@ -101,15 +101,24 @@ def _is_point(stage: FoldedConv, stride: tuple[int, int]) -> bool:
 
 def is_tiled(stage: FoldedConv, dtype: torch.dtype) -> bool:
     """Tell whether a convolution can be a ``TiledConvolution`` here, and is fastest so."""
-    device = stage.weight.device
-    outputs, inputs = stage.weight.shape[1:3]
+    return (
+        stage.members == 1
+        and fits_tiles("conv_pool_act", stage.weight[0], dtype)
+        and (stage.pool is None or (stage.pool.is_plain and stage.pool.kernel[1] <= SIDE))
+    )
+
+
+def fits_tiles(operator: str, weight: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether the device of weights (O, I, h, w) has matrix units, and an operator, for them.
+
+    Args:
+        operator: one that takes blocks of 32 inputs and outputs.
+        weight: of one member.
+        dtype: of the maps.
+    """
     return (
         dtype == torch.bfloat16
-        and device.type == "cpu"
-        and has_bf16(device)
-        and has_kernel("conv_pool_act", "cpu")
-        and stage.members == 1
-        and outputs % SIDE == 0
-        and inputs % SIDE == 0
-        and (stage.pool is None or (stage.pool.is_plain and stage.pool.kernel[1] <= SIDE))
+        and weight.size(0) % SIDE == 0 == weight.size(1) % SIDE
+        and has_kernel(operator, weight.device.type)
+        and has_bf16(weight.device)
     )

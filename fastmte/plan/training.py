@@ -15,9 +15,8 @@ from fastmte._library import has_kernel
 from fastmte.ensemble import FusedEnsemble
 from fastmte.models.layers import BatchNorm2d, Conv2d
 from fastmte.models.stages import Activation, ConvStage, Stage
-from fastmte.packing import SIDE
-from fastmte.plan.precision import has_bf16
 from fastmte.plan.shared_input import SharedInput, shared_input
+from fastmte.plan.tiled import fits_tiles
 
 TrainChoice = Literal["auto", "fused", "module"]
 _MOST_POINTS = 256  # of a pooling window of ``bn_act_pool``
@@ -164,21 +163,12 @@ class _Run:
     def _convolved(self, stage: ConvStage, k: int, x: Tensor) -> Tensor:
         """Return the stage's convolution (B, H, W, C) without its bias."""
         conv, weight = stage.conv, self._own(stage.conv.weight, k)
-        if self._is_tiled(weight):
+        if fits_tiles("map_conv_weights", weight, self.dtype):
             return ops.map_conv(x, weight, conv.stride, conv.padding)  # type: ignore[arg-type]
         if conv.kernel_size == (1, 1) and conv.stride == (1, 1):
             return F.linear(x, weight.flatten(1).to(self.dtype))
         y = F.conv2d(x.permute(0, 3, 1, 2), weight.to(self.dtype), None, conv.stride, conv.padding)
         return y.permute(0, 2, 3, 1).contiguous()  # as it is, but for float64
-
-    def _is_tiled(self, weight: Tensor) -> bool:
-        """Tell whether the device has matrix units for a convolution of these weights."""
-        return (
-            self.dtype == torch.bfloat16
-            and weight.size(0) % SIDE == 0 == weight.size(1) % SIDE
-            and has_kernel("map_conv_weights", weight.device.type)
-            and has_bf16(weight.device)
-        )
 
     def _after(self, stage: ConvStage, k: int, y: Tensor) -> Tensor:
         """Return batch norm, pooling and activation of a convolution."""
